@@ -1,0 +1,134 @@
+"""Where an epoch's numbers go: metrics.jsonl, a terminal, wandb."""
+
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TextIO
+
+Numbers = dict[str, Any]
+
+
+class Sink:
+    """Takes what a run logs. Every hook does nothing here."""
+
+    def step(self, epoch: int, step: int) -> None:
+        """A step was issued (not necessarily finished by the device)."""
+
+    def epoch(self, numbers: Numbers) -> None:
+        """An epoch ended: ``epoch`` (from 1), ``step``, losses, scores, rates and times."""
+
+    def close(self, summary: Numbers) -> None:
+        """The run ended; ``summary`` holds the status, and final and best score if it finished."""
+
+
+class JsonLines(Sink):
+    """metrics.jsonl, the only source of tables and figures: one line an epoch, append-only.
+
+    Opening it cuts what lies beyond the epoch a run goes on from, so that no epoch counts twice.
+    """
+
+    def __init__(self, path: Path, epochs: int = 0) -> None:
+        kept = path.read_bytes().splitlines(keepends=True)[:epochs] if path.exists() else []
+        if len(kept) < epochs:
+            raise ValueError(
+                f"{path} has {len(kept)} epochs and the checkpoint {epochs}: "
+                "run.force=true starts the run anew"
+            )
+        self.file = path.open("r+b" if path.exists() else "wb")
+        self.file.truncate(sum(map(len, kept)))
+        self.file.seek(0, os.SEEK_END)
+
+    def epoch(self, numbers: Numbers) -> None:
+        self.file.write(json.dumps(numbers).encode() + b"\n")
+        self.file.flush()
+        os.fsync(self.file.fileno())
+
+    def close(self, summary: Numbers) -> None:
+        self.file.close()
+
+
+class Console(Sink):
+    """A progress bar over the steps on a terminal, one line per epoch elsewhere."""
+
+    def __init__(self, epochs: int, steps_per_epoch: int, out: TextIO = sys.stdout) -> None:
+        self.epochs, self.out, self.bar = epochs, out, None
+        self.steps_per_epoch = steps_per_epoch
+        if out.isatty():
+            from tqdm import tqdm
+
+            self.bar = tqdm(
+                total=epochs * steps_per_epoch, unit="step", file=out, leave=False, mininterval=0.2
+            )
+
+    def step(self, epoch: int, step: int) -> None:
+        if self.bar is not None:
+            self.bar.update(epoch * self.steps_per_epoch + step - self.bar.n)
+
+    def epoch(self, numbers: Numbers) -> None:
+        parts = [f"epoch {numbers['epoch']:>{len(str(self.epochs))}}/{self.epochs}"]
+        for name, value in numbers.items():
+            if name.endswith(("_loss", "_accuracy", "_miou", "_map")):
+                parts.append(f"{name.replace('_', ' ')} {value:.4g}")
+        line = "  ".join([*parts, f"{numbers['seconds']:.1f} s"])
+        if self.bar is not None:
+            self.bar.set_postfix_str(line, refresh=False)
+        else:
+            self.out.write(line + "\n")
+            self.out.flush()
+
+    def close(self, summary: Numbers) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+class Wandb(Sink):
+    """Mirrors a run to Weights & Biases; what goes wrong there is one warning and no more."""
+
+    def __init__(self, record: Numbers, folder: Path) -> None:
+        settings, score = record["config"]["wandb"], record["score"]
+        self.run: Any = None
+
+        def start() -> None:
+            import wandb
+
+            self.run = wandb.init(
+                mode=settings["mode"],
+                project=settings["project"],
+                entity=settings["entity"],
+                group=settings["group"] or record["fingerprint"],
+                tags=settings["tags"],
+                id=f"{record['fingerprint']}-seed{record['seed']}",
+                resume="allow",
+                name=f"{folder.parents[1].name} seed {record['seed']}",
+                config=record["config"] | {"choices": record["choices"]},
+                dir=str(folder),
+                settings=wandb.Settings(silent=True, console="off"),
+            )
+            self.run.define_metric("epoch")
+            self.run.define_metric("*", step_metric="epoch")
+            extreme = "max" if score["maximize"] else "min"
+            self.run.define_metric(score["name"], step_metric="epoch", summary=f"{extreme},last")
+
+        self._try(start)
+
+    def epoch(self, numbers: Numbers) -> None:
+        if self.run is not None:
+            self._try(lambda: self.run.log(numbers))
+
+    def close(self, summary: Numbers) -> None:
+        def finish() -> None:
+            self.run.summary.update(summary)
+            self.run.finish(exit_code=0 if summary.get("status") == "finished" else 1)
+
+        if self.run is not None:
+            self._try(finish)
+
+    def _try(self, act: Callable[[], Any]) -> None:
+        try:
+            act()
+        except Exception as error:
+            self.run = None
+            warnings.warn(f"wandb is off for this run: {error}", RuntimeWarning, stacklevel=2)

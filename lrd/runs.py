@@ -1,0 +1,146 @@
+"""Identity, place and record of runs. Imports no torch: the reading scripts use it.
+
+A run lives in ``<runs>/<name>/<fingerprint>/seed<k>/``: ``run.json`` says what it is and how it
+ended, ``metrics.jsonl`` has one line per epoch and is the only source of tables and figures.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from lrd.config import Config
+
+FORMAT = 1
+
+
+def identity(config: Config) -> dict[str, Any]:
+    """What distinguishes a configuration's numbers, as a flat ``{"train.epochs": 100, ...}``.
+
+    Left out: the seed, settings that say where and how fast but not what (``apart`` in
+    lrd/config.py), and closed settings at their default, so that a new setting voids no finished
+    run. A number that is whole counts as an integer; a weights file counts by its content.
+    """
+    flat: dict[str, Any] = {}
+    for group in fields(Config):
+        value = getattr(config, group.name)
+        if not group.metadata.get("identity", True):
+            continue
+        if is_dataclass(value):
+            default = type(value)()
+            for f in fields(value):
+                set_to = getattr(value, f.name)
+                if f.metadata.get("identity", True) and set_to != getattr(default, f.name):
+                    flat[f"{group.name}.{f.name}"] = _canonical(set_to)
+        else:
+            _flatten(group.name, value, flat)
+    return dict(sorted(flat.items()))
+
+
+def _flatten(name: str, value: Any, flat: dict[str, Any]) -> None:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            _flatten(f"{name}.{key}", inner, flat)
+    elif name.endswith(".weights") and isinstance(value, str) and Path(value).is_file():
+        flat[name] = "sha256:" + hashlib.sha256(Path(value).read_bytes()).hexdigest()
+    else:
+        flat[name] = _canonical(value)
+
+
+def _canonical(value: Any) -> Any:
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, list | tuple):
+        return [_canonical(v) for v in value]
+    if isinstance(value, dict):
+        return {k: _canonical(v) for k, v in value.items()}
+    return value
+
+
+def fingerprint(identity: dict[str, Any]) -> str:
+    """Twelve hexadecimal digits that stand for an identity."""
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run's folder and its record, as last written."""
+
+    folder: Path
+    record: dict[str, Any]
+
+    @property
+    def status(self) -> str:
+        return self.record.get("status", "new")
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return self.record["identity"]
+
+    @property
+    def fingerprint(self) -> str:
+        return self.record["fingerprint"]
+
+    @property
+    def seed(self) -> int:
+        return self.record["seed"]
+
+    @property
+    def final(self) -> float:
+        """The score at the last epoch, which tables print."""
+        return self.record["final"]["value"]
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """One dictionary per finished epoch."""
+        path = self.folder / "metrics.jsonl"
+        if not path.exists():
+            return []
+        return [json.loads(line) for line in path.read_text().splitlines()]
+
+    def write(self, **news: Any) -> "Run":
+        """Add to the record and write it whole: to a temporary file, then renamed."""
+        record = {**self.record, **news}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        part = self.folder / f".run.json.{os.getpid()}"
+        part.write_text(json.dumps(record, indent=1) + "\n")
+        os.replace(part, self.folder / "run.json")
+        return Run(self.folder, record)
+
+
+def open_run(config: Config) -> Run:
+    """The run of a configuration: what is on disk of it, or a new record, not yet written."""
+    what = identity(config)
+    mark = fingerprint(what)
+    folder = Path(config.run.dir) / config.run.name / mark / f"seed{config.seed}"
+    path = folder / "run.json"
+    if path.is_file():
+        return Run(folder, json.loads(path.read_text()))
+    record = {
+        "format": FORMAT,
+        "fingerprint": mark,
+        "seed": config.seed,
+        "identity": what,
+        "config": asdict(config),
+    }
+    return Run(folder, record)
+
+
+def find(root: str | Path) -> Iterator[Run]:
+    """Every run under ``root``, in order of its path."""
+    for path in sorted(Path(root).glob("*/*/seed*/run.json")):
+        yield Run(path.parent, json.loads(path.read_text()))
+
+
+def summary(metrics: list[dict[str, Any]], score: dict[str, Any]) -> dict[str, Any]:
+    """Final and best value of the score that counts, with their epochs (the first best one)."""
+    values = [(line[score["name"]], line["epoch"]) for line in metrics]
+    sign = 1 if score["maximize"] else -1
+    best = max(values, key=lambda v: (sign * v[0], -v[1]))
+    return {
+        name: {"value": value, "epoch": epoch}
+        for name, (value, epoch) in (("final", values[-1]), ("best", best))
+    }

@@ -1,0 +1,1 @@
+"""The paper's problems, each an :class:`lrd.task.Task`."""

@@ -1,0 +1,113 @@
+"""Image classification (paper, section 4.1): data on the device, augmented there in batches."""
+
+from collections.abc import Iterator
+from functools import cached_property, partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics import MeanMetric, Metric
+from torchmetrics.classification import MulticlassAccuracy
+
+from lrd.masks import draw
+from lrd.task import Batch, ModelFactory, Score, Setup, Step, Task, epoch_order
+from tasks.images import Images, Split
+
+
+class Classification(Task):
+    """Cross entropy and accuracy in %, on one of the sets of :mod:`tasks.images`."""
+
+    def __init__(self, setup: Setup, dataset: Images, model: ModelFactory) -> None:
+        if not isinstance(dataset, Images):
+            raise ValueError(
+                f"dataset must hold labelled images for this task, got {type(dataset).__name__}: "
+                "choose digits, mnist, cifar10 or cifar100"
+            )
+        self.setup, self.data = setup, dataset
+        self._network = partial(model, shape=dataset.shape, classes=dataset.classes)
+        self.split = "holdout" if dataset.holdout else "test"
+        self.score = Score(f"{self.split}_accuracy", maximize=True, unit="%")
+
+    @cached_property
+    def _splits(self) -> tuple[Split, Split]:
+        return self.data.splits()
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-len(self._splits[0].index) // self.setup.batch_size)
+
+    def model(self) -> nn.Module:
+        return self._network()
+
+    def train_batches(
+        self, epoch: int, start: int = 0, rank: int = 0, world: int = 1
+    ) -> Iterator[Batch]:
+        split, _ = self._splits
+        order = epoch_order(len(split.index), self.setup.seed, epoch).to(split.index.device)
+        for chosen in order.split(self.setup.batch_size)[start:]:
+            index = split.index[chosen[rank::world]]
+            images = split.images[index]
+            if self.data.crop:
+                images = random_crop_and_flip(
+                    images, index, self.data.crop, seed=self.setup.seed, epoch=epoch
+                )
+            yield Batch(self._normalised(images), split.labels[index], index)
+
+    def step(self, model: nn.Module, batch: Batch) -> Step:
+        logits = model(batch.inputs).float()
+        correct = (logits.detach().argmax(1) == batch.targets).sum()
+        return Step({"loss": F.cross_entropy(logits, batch.targets)}, {"accuracy": 100.0 * correct})
+
+    def metrics(self) -> dict[str, Metric]:
+        accuracy = MulticlassAccuracy(self.data.classes, average="micro", validate_args=False)
+        return {
+            f"{self.split}_loss": MeanMetric(nan_strategy="disable"),
+            f"{self.split}_accuracy": 100 * accuracy,
+        }
+
+    def eval_batches(self, rank: int = 0, world: int = 1) -> Iterator[Batch]:
+        _, split = self._splits
+        for index in split.index[rank::world].split(self.setup.eval_batch_size):
+            yield Batch(self._normalised(split.images[index]), split.labels[index], index)
+
+    def eval_step(self, model: nn.Module, batch: Batch, metrics: dict[str, Metric]) -> None:
+        logits = model(batch.inputs).float()
+        losses = F.cross_entropy(logits, batch.targets, reduction="none")
+        metrics[f"{self.split}_loss"].update(losses)
+        metrics[f"{self.split}_accuracy"].update(logits, batch.targets)
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        """uint8 to float32, [0, 1] and then the channels' mean and deviation."""
+        mean, std = (
+            torch.tensor(v, device=images.device).view(-1, 1, 1) * self.data.white
+            for v in (self.data.mean, self.data.std)
+        )
+        return (images.float() - mean) / std
+
+
+def random_crop_and_flip(
+    images: Tensor, index: Tensor, padding: int, *, seed: int, epoch: int
+) -> Tensor:
+    """Each image (n, c, h, w) zero-padded, cropped back at random and mirrored half of the time.
+
+    What happens to a sample depends on (seed, epoch, its ``index``) alone.
+    """
+    down, right = (
+        draw(index, 2 * padding + 1, f"crop {axis}", seed, epoch) for axis in ("down", "right")
+    )
+    return crop_and_flip(images, padding, down, right, draw(index, 2, "flip", seed, epoch).bool())
+
+
+def crop_and_flip(
+    images: Tensor, padding: int, down: Tensor, right: Tensor, flip: Tensor
+) -> Tensor:
+    """Images (n, c, h, w) padded with zeros, cropped at (down, right) and mirrored where ``flip``
+    (all (n,)); of the input's shape, channels last in memory."""
+    count, _, height, width = images.shape
+    across = torch.arange(width, device=images.device)
+    rows = down[:, None] + torch.arange(height, device=images.device)
+    columns = right[:, None] + torch.where(flip[:, None], across.flip(0), across)
+    padded = F.pad(images, [padding] * 4)
+    sample = torch.arange(count, device=images.device)
+    cropped = padded[sample[:, None, None], :, rows[:, :, None], columns[:, None, :]]
+    return cropped.permute(0, 3, 1, 2)

@@ -1,0 +1,171 @@
+"""Image classification data sets as uint8 tensors: digits, MNIST, CIFAR-10 and CIFAR-100."""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision import datasets
+from torchvision.datasets import mnist
+from torchvision.datasets.utils import check_md5
+
+from lrd.masks import key
+from lrd.task import Dataset, Setup
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """``images`` (n, c, h, w) uint8 and ``labels`` (n,) int64 of all samples; ``index`` (m,) int64
+    says which of them belong to the split."""
+
+    images: Tensor
+    labels: Tensor
+    index: Tensor
+
+
+class Images(Dataset):
+    """Base of the image data sets. ``holdout`` keeps that many training samples, chosen by the
+    seed, for selection: they are evaluated on instead of the test set, which is then not read."""
+
+    shape: ClassVar[tuple[int, int, int]]
+    classes: ClassVar[int] = 10
+    white: ClassVar[float] = 255.0  # the pixel value that becomes 1
+    mean: ClassVar[tuple[float, ...]] = (0.0,)
+    std: ClassVar[tuple[float, ...]] = (1.0,)
+    crop: ClassVar[int] = 0  # padding of the random crop; 0: neither crop nor flip
+
+    def __init__(self, setup: Setup, name: str, holdout: int = 0) -> None:
+        if holdout < 0:
+            raise ValueError(f"dataset.holdout must be at least 0, got {holdout}")
+        self.setup, self.name, self.holdout = setup, name, holdout
+        self.root = Path(setup.root)
+
+    @abstractmethod
+    def read(self, train: bool) -> tuple[Tensor, Tensor]:
+        """Images (n, c, h, w) uint8 and labels (n,) int64. Raises ValueError in one line."""
+
+    def splits(self) -> tuple[Split, Split]:
+        """Training and evaluation split, on the training device."""
+        images, labels = self._resident(train=True)
+        count = len(labels)
+        if self.holdout >= count:
+            raise ValueError(
+                f"dataset.holdout must be below {self.name}'s {count} training samples, "
+                f"got {self.holdout}"
+            )
+        generator = torch.Generator().manual_seed(key("holdout", self.setup.seed))
+        chosen = torch.randperm(count, generator=generator).to(images.device)
+        held, rest = (part.sort().values for part in chosen.tensor_split([self.holdout]))
+        train = Split(images, labels, rest)
+        if self.holdout:
+            return train, Split(images, labels, held)
+        images, labels = self._resident(train=False)
+        return train, Split(images, labels, torch.arange(len(labels), device=images.device))
+
+    def _resident(self, train: bool) -> tuple[Tensor, Tensor]:
+        images, labels = self.read(train)
+        assert images.dtype == torch.uint8 and images.shape[1:] == self.shape
+        return images.to(self.setup.device), labels.to(self.setup.device)
+
+    def _fix(self) -> str:
+        return (
+            f"put it under data.root={self.setup.root} (the environment variable LRD_DATA names "
+            "that folder too), or fetch it with data.download=true"
+        )
+
+
+class Digits(Images):
+    """scikit-learn's 1,797 real handwritten digits of 8 x 8 pixels, which its wheel contains.
+
+    The set has no official split: 360 stratified samples, the same ones always, are the test set.
+    """
+
+    shape = (1, 8, 8)
+    white = 16.0
+
+    def read(self, train: bool) -> tuple[Tensor, Tensor]:
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
+
+        pixels, labels = load_digits(return_X_y=True)
+        rows = np.arange(len(labels))
+        parts = train_test_split(rows, test_size=360, stratify=labels, random_state=0)
+        chosen = np.sort(parts[0 if train else 1])
+        images = torch.from_numpy(np.asarray(pixels)[chosen].astype(np.uint8))
+        return images.view(-1, *self.shape), torch.from_numpy(np.asarray(labels)[chosen])
+
+
+class MNIST(Images):
+    """MNIST, 60,000 and 10,000 grey images of 28 x 28, scaled to [0, 1] and not normalised."""
+
+    shape = (1, 28, 28)
+    # torchvision publishes the md5 of the archives and checks nothing afterwards; these are of the
+    # unpacked files of archives that agree with it.
+    md5: ClassVar[dict[str, str]] = {
+        "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+        "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+        "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+        "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+    }
+
+    def read(self, train: bool) -> tuple[Tensor, Tensor]:
+        if self.setup.download:
+            _download(self.name, lambda: datasets.MNIST(str(self.root), download=True))
+        folder = self.root / "MNIST" / "raw"
+        for name, md5 in self.md5.items():
+            _check(self.name, folder / name, md5, self._fix())
+        part = "train" if train else "t10k"
+        images = mnist.read_image_file(str(folder / f"{part}-images-idx3-ubyte"))
+        return images[:, None], mnist.read_label_file(str(folder / f"{part}-labels-idx1-ubyte"))
+
+
+class CIFAR10(Images):
+    """CIFAR-10: 50,000 and 10,000 colour images of 32 x 32; pad-4 random crop and flip."""
+
+    shape = (3, 32, 32)
+    mean = (0.4914, 0.4822, 0.4465)
+    std = (0.2470, 0.2435, 0.2616)
+    crop = 4
+    source: ClassVar[type[datasets.CIFAR10]] = datasets.CIFAR10
+
+    def read(self, train: bool) -> tuple[Tensor, Tensor]:
+        if self.setup.download:
+            _download(self.name, lambda: self.source(str(self.root), download=True))
+        folder = self.root / self.source.base_folder
+        meta = (self.source.meta["filename"], self.source.meta["md5"])
+        for name, md5 in [*self.source.train_list, *self.source.test_list, meta]:
+            _check(self.name, folder / name, md5, self._fix())
+        data = self.source(str(self.root), train=train)
+        images = torch.from_numpy(np.ascontiguousarray(data.data.transpose(0, 3, 1, 2)))
+        return images, torch.tensor(data.targets)
+
+
+class CIFAR100(CIFAR10):
+    """CIFAR-100: as CIFAR-10, in 100 classes."""
+
+    classes = 100
+    mean = (0.5071, 0.4865, 0.4409)
+    std = (0.2673, 0.2564, 0.2762)
+    source = datasets.CIFAR100
+
+
+def _check(name: str, path: Path, md5: str, fix: str) -> None:
+    if not path.is_file():
+        raise ValueError(f"{name}: {path} is missing: {fix}")
+    if not check_md5(str(path), md5):
+        raise ValueError(f"{name}: {path} is damaged (its md5 is not {md5}): delete it and {fix}")
+
+
+def _download(name: str, fetch: Callable[[], object]) -> None:
+    try:
+        fetch()
+    except (OSError, RuntimeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(
+            f"{name}: the download failed ({reason}): try again, or put the files under "
+            "data.root by hand"
+        ) from error

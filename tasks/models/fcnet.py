@@ -1,0 +1,23 @@
+"""The fully connected network of the paper's MNIST experiment."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from torch import nn
+
+
+class FCNet(nn.Sequential):
+    """784-1000-1000-10 with ReLU on MNIST (section 4.1); grey images of any size."""
+
+    def __init__(
+        self, shape: tuple[int, int, int], classes: int, hidden: Sequence[int] = (1000, 1000)
+    ) -> None:
+        channels, height, width = shape
+        if channels != 1:
+            raise ValueError(
+                f"model=fcnet must be given grey images (digits, mnist), got {channels} channels: "
+                "choose model=resnet18, resnet34 or densenet121"
+            )
+        sizes = [height * width, *hidden]
+        layers = (m for a, b in pairwise(sizes) for m in (nn.Linear(a, b), nn.ReLU()))
+        super().__init__(nn.Flatten(), *layers, nn.Linear(sizes[-1], classes))
