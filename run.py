@@ -5,10 +5,12 @@ Exit status: 0 done (or found done), 1 a run failed, 2 the command is wrong, 130
 
 import os
 import sys
+import traceback
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from lrd import config as settings
@@ -20,21 +22,27 @@ failures: list[tuple[str, str, int]] = []
 def one(cfg: DictConfig) -> None:
     """One run, or one cell of a sweep; a failing cell does not stop the others."""
     now = HydraConfig.get()
-    cell = " ".join(now.overrides.task) or "python run.py"
+    sweep = now.mode is RunMode.MULTIRUN
+    cell = " ".join(now.overrides.task) if sweep else ""
     try:
         config = settings.read(cfg)
         from lrd import build  # torch is loaded once the settings are known to be sound
 
-        done = build.run(config, dict(now.runtime.choices), print)
-        tell(done)
+        if sweep:
+            print(f"\n[{now.job.num}] {cell}")
+        choices = {k: v for k, v in now.runtime.choices.items() if not k.startswith("hydra/")}
+        tell(build.run(config, choices, print), sweep)
     except ValueError as error:
         failures.append((cell, str(error), 2))
     except (FloatingPointError, OSError) as error:
         failures.append((cell, str(error), 1))
+    except Exception as error:
+        traceback.print_exc()
+        failures.append((cell, f"{type(error).__name__}: {error}", 1))
 
 
-def tell(run: Run) -> None:
-    """The last lines of a run: the score, the place, what to do next."""
+def tell(run: Run, sweep: bool) -> None:
+    """The last lines of a run: the score, the place and, outside a sweep, what to do next."""
     score, final, best = (run.record[k] for k in ("score", "final", "best"))
     unit = f" {score['unit']}" if score["unit"] else ""
     print(
@@ -43,6 +51,11 @@ def tell(run: Run) -> None:
         "best on the test set is optimistic)"
     )
     print(f"run: {run.folder}")
+    if not sweep:
+        with_lrd = run.record["config"]["lrd"]["p"] < 1
+        other = "lrd.p=1 (without LRD)" if with_lrd else "lrd.p=0.5 (with LRD)"
+        print(f"next: the same command with {other}, with seed=1 and on; then every optimizer:")
+        print("      python run.py -m +experiment=quickstart && python scripts/table.py quickstart")
 
 
 def main() -> int:
@@ -56,7 +69,7 @@ def main() -> int:
     except (HydraException, settings.OmegaConfBaseException) as error:
         failures.append(("", settings.explain(error), 2))
     for cell, line, _ in failures:
-        print(f"error: {line}" if len(failures) == 1 else f"error: {cell}: {line}", file=sys.stderr)
+        print(f"error: {cell}: {line}" if cell else f"error: {line}", file=sys.stderr)
     return max((status for *_, status in failures), default=0)
 
 

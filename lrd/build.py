@@ -177,8 +177,8 @@ def _kind(group: str, node: dict[str, Any], allow: list[str]) -> Callable[..., A
         )
     try:
         found = get_object(target)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"{group}._target_={target} cannot be imported: {error}") from error
+    except ImportError as error:
+        raise ValueError(f"{group}._target_ must be importable, got {target}") from error
     if not isinstance(found, type) or not issubclass(found, kind) or found is kind:
         raise ValueError(f"{group}._target_ must be a kind of {kind.__name__}, got {target}")
     settings = {k: v for k, v in node.items() if k != "_target_"}
@@ -204,7 +204,7 @@ def _check_settings(
             near = difflib.get_close_matches(name, takes, 1)
             raise ValueError(
                 f"{group}.{name} is no setting of {found.__name__}"
-                + (f"; did you mean {group}.{near[0]}?" if near else "")
+                + (f"; did you mean {group}.{near[0]}?" if near else ".")
                 + f" It takes: {', '.join(takes) or 'none'}"
             )
 
@@ -223,7 +223,8 @@ def _call(group: str, found: type, settings: dict[str, Any], *args: Any, **kwarg
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if reason.startswith(group):
             raise
-        raise ValueError(f"{group}: {found.__name__}: {reason}") from error
+        given = ", ".join(f"{k}={v}" for k, v in settings.items())
+        raise ValueError(f"{group}: {found.__name__}({given}): {reason}") from error
     return made
 
 

@@ -201,5 +201,5 @@ def _unknown(setting: str) -> str:
         return f"{setting} is no setting here; python run.py --cfg job shows those that are"
     known = [f"{group}.{f.name}".lstrip(".") for f in fields(schema)]
     near = difflib.get_close_matches(setting, known, 1)
-    hint = f"; did you mean {near[0]}?" if near else ""
+    hint = f"; did you mean {near[0]}?" if near else "."
     return f"{setting} is no setting{hint} There are: {', '.join(known)}"

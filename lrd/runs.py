@@ -24,20 +24,27 @@ def identity(config: Config) -> dict[str, Any]:
     lrd/config.py), and closed settings at their default, so that a new setting voids no finished
     run. A number that is whole counts as an integer; a weights file counts by its content.
     """
+    flat = _flat(config)
+    return {
+        name: flat[name]
+        for name in sorted(flat)
+        if name not in DEFAULTS or flat[name] != DEFAULTS[name]
+    }
+
+
+def _flat(config: Config) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for group in fields(Config):
         value = getattr(config, group.name)
         if not group.metadata.get("identity", True):
             continue
         if is_dataclass(value):
-            default = type(value)()
             for f in fields(value):
-                set_to = getattr(value, f.name)
-                if f.metadata.get("identity", True) and set_to != getattr(default, f.name):
-                    flat[f"{group.name}.{f.name}"] = _canonical(set_to)
+                if f.metadata.get("identity", True):
+                    flat[f"{group.name}.{f.name}"] = _canonical(getattr(value, f.name))
         else:
             _flatten(group.name, value, flat)
-    return dict(sorted(flat.items()))
+    return flat
 
 
 def _flatten(name: str, value: Any, flat: dict[str, Any]) -> None:
@@ -58,6 +65,10 @@ def _canonical(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _canonical(v) for k, v in value.items()}
     return value
+
+
+# The closed settings that belong to an identity where they differ from this.
+DEFAULTS = _flat(Config())
 
 
 def fingerprint(identity: dict[str, Any]) -> str:

@@ -54,7 +54,7 @@ class Images(Dataset):
         count = len(labels)
         if self.holdout >= count:
             raise ValueError(
-                f"dataset.holdout must be below {self.name}'s {count} training samples, "
+                f"dataset.holdout must be below the {count} training samples of {self.name}, "
                 f"got {self.holdout}"
             )
         generator = torch.Generator().manual_seed(key("holdout", self.setup.seed))

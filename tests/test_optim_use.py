@@ -269,7 +269,7 @@ def test_step_hooks_fire_once_and_see_the_finished_step():
     base.register_step_post_hook(lambda o, a, k: seen.append("base"))
     lrd.register_step_post_hook(lambda o, a, k: seen.append("own"))
     handle = register_optimizer_step_post_hook(
-        lambda o, a, k: seen.append(("global", o is lrd and bool((param > -lrd.t - 1).any())))
+        lambda o, a, k: seen.append(("global", o is lrd and bool((param > -lrd.t).any())))
     )
     try:
         lrd.step()

@@ -1,0 +1,78 @@
+"""Which runs fill a cell: those whose resolved configuration equals the experiment's."""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from layout import Cell
+from scipy import stats
+
+from lrd.config import compose, read
+from lrd.runs import DEFAULTS, Run, find, fingerprint, identity
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A cell with the final scores of its finished runs, one a seed."""
+
+    cell: Cell
+    identity: dict[str, Any]
+    runs: tuple[Run, ...]
+
+    @property
+    def n(self) -> int:
+        return len(self.runs)
+
+    @property
+    def mean(self) -> float | None:
+        return sum(r.final for r in self.runs) / self.n if self.runs else None
+
+    @property
+    def half_width(self) -> float | None:
+        """Half of the 95 % t interval of the mean over seeds; None below two runs."""
+        if self.n < 2:
+            return None
+        spread = stats.sem([r.final for r in self.runs])
+        return float(stats.t.ppf(0.975, self.n - 1) * spread)
+
+
+def wanted(cell: Cell, overrides: Sequence[str]) -> dict[str, Any]:
+    """The identity that ``cell`` asks for, under further overrides of the user's."""
+    return identity(read(compose([f"+experiment={cell.experiment}", *cell.overrides, *overrides])))
+
+
+def fill(cells: Sequence[Cell], root: str, overrides: Sequence[str]) -> dict[Cell, Filled]:
+    """Every cell with its runs under ``root``."""
+    found: dict[str, list[Run]] = defaultdict(list)
+    for run in find(root):
+        if run.status == "finished":
+            found[run.fingerprint].append(run)
+    filled = {}
+    for cell in cells:
+        asked = wanted(cell, overrides)
+        by_seed = {run.seed: run for run in found[fingerprint(asked)]}
+        filled[cell] = Filled(cell, asked, tuple(by_seed[s] for s in sorted(by_seed)))
+    return filled
+
+
+def others(filled: Sequence[Filled], root: str) -> list[str]:
+    """What there is instead: finished runs that fill no cell, and how each differs from one."""
+    asked = [f.identity for f in filled]
+    lines: Counter[str] = Counter()
+    for run in find(root):
+        if run.status == "finished" and run.identity not in asked:
+            nearest = min((differences(a, run.identity) for a in asked), key=len)
+            lines[", ".join(nearest)] += 1
+    return [f"{count} finished with {how}" for how, count in lines.most_common()]
+
+
+def differences(asked: dict[str, Any], there: dict[str, Any]) -> list[str]:
+    """``setting=value instead of value`` for each setting in which two identities differ."""
+    names = sorted(asked.keys() | there.keys())
+    return [
+        f"{name}={there.get(name, DEFAULTS.get(name))} "
+        f"instead of {asked.get(name, DEFAULTS.get(name))}"
+        for name in names
+        if there.get(name) != asked.get(name)
+    ]
