@@ -62,7 +62,7 @@ def main() -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through, so that they become one line here
     failures.clear()
     try:
-        hydra.main(version_base="1.3", config_path="configs", config_name="config")(one)()
+        hydra.main(version_base="1.3", config_path=str(settings.CONFIGS), config_name="config")(one)()
     except KeyboardInterrupt:
         print("interrupted; the same command goes on", file=sys.stderr)
         return 130

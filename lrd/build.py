@@ -105,7 +105,12 @@ def _now() -> str:
 
 
 def build(config: Config) -> Trainer:
-    """Every part of a configuration, checked and put together. Reads data last."""
+    """The configuration as something that runs. Reads the data, after all else was checked."""
+    return Trainer(**parts(config))
+
+
+def parts(config: Config) -> dict[str, Any]:
+    """Every part of a configuration, checked and instantiated; reads no data."""
     device = _prepare(config)
     setup = Setup(
         config.seed,
@@ -130,7 +135,7 @@ def build(config: Config) -> Trainer:
     optimizer = _wrap(kinds["optim"](task.param_groups(model)), config)
     if config.train.compile:
         model.compile()
-    return Trainer(
+    return dict(
         task=task,
         model=model,
         optimizer=optimizer,
@@ -199,7 +204,9 @@ def _check_settings(
         if p.name not in given and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
     ]
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    for name in settings:
+    for name, value in settings.items():
+        if isinstance(value, dict) and "_target_" in value:
+            raise ValueError(f"{group}.{name} must be plain values, got a _target_ inside")
         if name not in takes and (name.startswith("_") or name in given or not open_ended):
             near = difflib.get_close_matches(name, takes, 1)
             raise ValueError(
@@ -219,7 +226,7 @@ def _quick(found: type, settings: dict[str, Any]) -> dict[str, bool]:
 def _call(group: str, found: type, settings: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
     try:
         made = found(*args, **kwargs, **settings)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, LookupError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if reason.startswith(group):
             raise

@@ -53,14 +53,18 @@ class JsonLines(Sink):
 class Console(Sink):
     """A progress bar over the steps on a terminal, one line per epoch elsewhere."""
 
-    def __init__(self, epochs: int, steps_per_epoch: int, out: TextIO = sys.stdout) -> None:
-        self.epochs, self.out, self.bar = epochs, out, None
-        self.steps_per_epoch = steps_per_epoch
-        if out.isatty():
+    def __init__(self, epochs: int, steps_per_epoch: int, out: TextIO | None = None) -> None:
+        self.epochs, self.steps_per_epoch = epochs, steps_per_epoch
+        self.out, self.bar = out or sys.stdout, None
+        if self.out.isatty():
             from tqdm import tqdm
 
             self.bar = tqdm(
-                total=epochs * steps_per_epoch, unit="step", file=out, leave=False, mininterval=0.2
+                total=epochs * steps_per_epoch,
+                unit="step",
+                file=self.out,
+                leave=False,
+                mininterval=0.2,
             )
 
     def step(self, epoch: int, step: int) -> None:

@@ -1,0 +1,37 @@
+"""What every test shares: the folder of real data, and global state put back afterwards."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+
+torch.set_num_threads(1)  # on tensors this small, threads on a shared machine only wait
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder with the real data sets, as ``data.root`` wants it."""
+    folder = os.environ.get("LRD_DATA")
+    if not folder:
+        pytest.skip("real data: set LRD_DATA to its folder")
+    return Path(folder)
+
+
+@pytest.fixture(autouse=True)
+def _no_traces() -> Iterator[None]:
+    """Puts back what a run sets for the whole process."""
+    threads, random = torch.get_num_threads(), torch.get_rng_state()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    matmul, conv = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+    precision = matmul.fp32_precision, conv.fp32_precision  # type: ignore[attr-defined]
+    with mock.patch.dict(os.environ):
+        yield
+    torch.set_num_threads(threads)
+    torch.set_rng_state(random)
+    torch.use_deterministic_algorithms(deterministic)
+    matmul.fp32_precision, conv.fp32_precision = precision  # type: ignore[attr-defined]
+    GlobalHydra.instance().clear()

@@ -1,0 +1,95 @@
+"""Settings: every rule has its line, and the command line always wins."""
+
+import pytest
+
+from lrd.config import compose, read
+
+ERRORS = {
+    "lrd.p=0": "lrd.p must be in (0, 1] (the probability to KEEP an update), got 0.0",
+    "lrd.p=1.5": "lrd.p must be in (0, 1] (the probability to KEEP an update), got 1.5",
+    "lrd.p=nan": "lrd.p must be in (0, 1] (the probability to KEEP an update), got nan",
+    "lrd.p=abc": "lrd.p=abc: Value 'abc' of type 'str' could not be converted to Float",
+    "lrd.q=1": "lrd.q is no setting; did you mean lrd.p? There are: lrd.p",
+    "+lrd.q=1": "lrd.q is no setting; did you mean lrd.p? There are: lrd.p",
+    "+foo=1": "foo is no setting. There are: seed, scale, lrd, train,",
+    "train.precison=tf32": "train.precison is no setting; did you mean train.precision?",
+    "optim=foo": "optim=foo is no choice of optim; there are: adam, amsgrad, radam,",
+    "+experiment=foo": "experiment=foo is no choice of experiment; there are: quickstart, smoke,",
+    "optim.lrr=1": "optim.lrr is no setting here; python run.py --cfg job shows those that are",
+    "train.epochs=-1": "train.epochs must be at least 1, got -1",
+    "train.epochs=1.5": "could not be converted to Integer",
+    "train.batch_size=0": "train.batch_size must be at least 1, got 0",
+    "train.max_steps=0": "train.max_steps must be at least 1, or null, got 0",
+    "train.threads=0": "train.threads must be at least 1, or null, got 0",
+    "train.precision=fp64": "train.precision must be one of fp32, tf32, bf16, got fp64",
+    "train.device=tpu": "train.device must be one of auto, cpu, cuda, got tpu",
+    "eval.batch_size=0": "eval.batch_size must be at least 1, got 0",
+    "data.workers=-1": "data.workers must be at least 0, got -1",
+    "seed=-1": "seed must be in [0, 2**63), got -1",
+    "scale=0": "scale must be above 0, got 0",
+    "run.name=../../etc": "run.name must be letters, digits, '_', '-' and '.', got ../../etc",
+    "wandb.mode=on": "wandb.mode must be one of disabled, offline, online, got ",
+    "lrd": "cannot read 'lrd' as KEY=VALUE: missing EQUAL",
+    "train.epochs=[": "cannot read",
+    "lrd=null": "field 'lrd' is not Optional",
+}
+
+
+@pytest.mark.parametrize(("override", "line"), ERRORS.items(), ids=ERRORS)
+def test_every_mistake_is_one_line(override: str, line: str):
+    with pytest.raises(ValueError) as caught:
+        read(compose([override]))
+    assert line in str(caught.value) and "\n" not in str(caught.value)
+
+
+PAPER = {
+    "sgdm": {"lr": 0.1, "momentum": 0.9},
+    "rmsprop": {"lr": 0.001, "alpha": 0.99},
+    "rmsprop_authors": {"lr": 0.001, "alpha": 0.99},
+    "adam": {"lr": 0.001},
+    "amsgrad": {"lr": 0.001, "amsgrad": True},
+    "radam": {"lr": 0.03},
+}
+
+
+@pytest.mark.parametrize("optim", PAPER)
+@pytest.mark.parametrize("task", ["mnist", "cifar10", "cifar100"])
+def test_the_papers_rates_and_decays_apply_by_pair(task: str, optim: str):
+    got = read(compose([f"task={task}", f"optim={optim}"])).optim
+    target = got.pop("_target_")
+    decay = 0.0 if task == "mnist" else 5e-4
+    assert got == {**PAPER[optim], "weight_decay": decay} and isinstance(target, str)
+
+
+@pytest.mark.parametrize(
+    ("task", "dataset", "model", "schedule", "epochs"),
+    [
+        ("mnist", "MNIST", "FCNet", "Constant", 100),
+        ("cifar10", "CIFAR10", "ResNet34", "Steps", 200),
+        ("cifar100", "CIFAR100", "DenseNet121", "Steps", 200),
+    ],
+)
+def test_the_papers_protocol(task: str, dataset: str, model: str, schedule: str, epochs: int):
+    config = read(compose([f"task={task}"]))
+    parts = (config.dataset, config.model, config.schedule)
+    assert [p["_target_"].split(".")[-1] for p in parts] == [dataset, model, schedule]
+    assert (config.train.epochs, config.train.batch_size, config.lrd.p) == (epochs, 128, 0.5)
+    assert config.train.precision == "fp32"
+    assert config.run.name == task
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_the_command_line_wins_in_any_order(first: bool):
+    choices = ["task=cifar10", "model=resnet18", "dataset=cifar100", "optim=adam"]
+    values = ["optim.weight_decay=0.25", "train.epochs=3"]
+    config = read(compose((values + choices) if first else (choices + values)))
+    assert config.model["_target_"].endswith("ResNet18")
+    assert config.dataset["name"] == "cifar100" == config.run.name
+    assert config.optim["weight_decay"] == 0.25 and config.train.epochs == 3
+
+
+def test_the_data_folder_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LRD_DATA", "/some/where")
+    assert read(compose([])).data.root == "/some/where"
+    monkeypatch.delenv("LRD_DATA")
+    assert read(compose([])).data.root == "data"

@@ -1,0 +1,242 @@
+"""The loop around a task: order of events, sums, resume, determinism, the data it sees."""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics import MeanMetric, Metric
+
+from lrd import LRDropout
+from lrd.log import Sink
+from lrd.regularizers import Regularizer
+from lrd.schedules import Constant, Schedule, Steps
+from lrd.task import Batch, Score, Step, Task, epoch_order
+from lrd.train import Trainer
+
+
+class Regression(Task):
+    """A task that is no classification: two losses, 50 samples, batches of 8."""
+
+    score = Score("test_mse", maximize=False)
+    steps_per_epoch = 7  # type: ignore[assignment]
+
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.x = torch.randn(50, 4, generator=generator)
+        self.y = self.x @ torch.tensor([[1.0], [-2.0], [0.5], [3.0]])
+
+    def model(self) -> nn.Module:
+        return nn.Sequential(nn.Linear(4, 16), nn.Dropout(0.3), nn.ReLU(), nn.Linear(16, 1))
+
+    def train_batches(
+        self, epoch: int, start: int = 0, rank: int = 0, world: int = 1
+    ) -> Iterator[Batch]:
+        for index in epoch_order(50, 0, epoch).split(8)[start:]:
+            yield Batch(self.x[index], self.y[index], index)
+
+    def step(self, model: nn.Module, batch: Batch) -> Step:
+        out = model(batch.inputs)
+        size = sum(p.square().sum() for p in model.parameters()) * torch.tensor(1e-3)
+        close = ((out - batch.targets).abs() < 1).sum()
+        return Step({"mse": F.mse_loss(out, batch.targets), "size": size}, {"close": close})
+
+    def metrics(self) -> dict[str, Metric]:
+        return {"test_mse": MeanMetric()}
+
+    def eval_batches(self, rank: int = 0, world: int = 1) -> Iterator[Batch]:
+        yield Batch(self.x, self.y, torch.arange(50))
+
+    def eval_step(self, model: nn.Module, batch: Batch, metrics: dict[str, Metric]) -> None:
+        assert not model.training and not torch.is_grad_enabled()
+        metrics["test_mse"].update((model(batch.inputs) - batch.targets).square())
+
+
+class Memory(Sink):
+    def __init__(self) -> None:
+        self.lines: list[dict[str, Any]] = []
+        self.steps: list[tuple[int, int]] = []
+
+    def step(self, epoch: int, step: int) -> None:
+        self.steps.append((epoch, step))
+
+    def epoch(self, numbers: dict[str, Any]) -> None:
+        timed = ("seconds", "train_seconds", "images_per_second")
+        self.lines.append({k: v for k, v in numbers.items() if k not in timed})
+
+
+def trainer(epochs: int = 4, schedule: Schedule | None = None, **settings: Any) -> Trainer:
+    task = Regression()
+    torch.manual_seed(5)
+    model = task.model()
+    base = torch.optim.Adam(task.param_groups(model), lr=0.01)
+    settings = {"regularizers": [], "sinks": [Memory()], **settings}
+    return Trainer(
+        task=task,
+        model=model,
+        optimizer=LRDropout(base, p=0.5, seed=5),
+        schedule=schedule or Constant(),
+        device=torch.device("cpu"),
+        seed=5,
+        epochs=epochs,
+        **settings,
+    )
+
+
+def lines(trainer: Trainer) -> list[dict[str, Any]]:
+    sink = trainer.sinks[0]
+    assert isinstance(sink, Memory)
+    return sink.lines
+
+
+def weights(trainer: Trainer) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
+
+
+def test_it_equals_a_loop_written_by_hand():
+    """The slow twin: plain PyTorch, with the sums taken sample by sample."""
+    ours = trainer(epochs=3, schedule=Steps([0.5], 0.1))
+    ours.run()
+    twin, step = trainer(), 0
+    for epoch in range(3):
+        twin.model.train()
+        losses, sizes, close = [], [], 0
+        for batch in twin.task.train_batches(epoch):
+            from lrd.train import seed_generators
+
+            seed_generators(torch.device("cpu"), 5, step)
+            twin.optimizer.param_groups[0]["lr"] = 0.01 * (0.1 if step >= round(0.5 * 21) else 1)
+            out = twin.task.step(twin.model, batch)
+            loss = out.losses["mse"] + out.losses["size"]
+            twin.optimizer.zero_grad()
+            loss.backward()
+            twin.optimizer.step()
+            losses.append(loss.item())
+            sizes.append(out.losses["size"].item())
+            close += int(out.stats["close"])
+            step += 1
+        line = lines(ours)[epoch]
+        assert line["train_loss_sum"] == pytest.approx(sum(losses))
+        assert line["train_loss"] == pytest.approx(sum(losses) / 7)
+        assert line["train_size"] == pytest.approx(sum(sizes) / 7)
+        assert line["train_close"] == pytest.approx(close / 50)
+        assert (line["epoch"], line["step"]) == (epoch + 1, step)
+    assert torch.equal(weights(ours), weights(twin))
+    assert lines(ours)[-1]["lr"] == pytest.approx(0.001)
+
+
+def test_the_test_score_is_the_models_in_eval_mode():
+    ours = trainer(epochs=2)
+    ours.run()
+    task, model = ours.task, ours.model.eval()
+    assert isinstance(task, Regression)
+    with torch.no_grad():
+        expected = F.mse_loss(model(task.x), task.y).item()
+    assert lines(ours)[-1]["test_mse"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("stop", range(1, 14))
+def test_a_run_stopped_after_any_step_goes_on_bitwise(stop: int, tmp_path):
+    straight = trainer(epochs=2)
+    straight.run()
+
+    class Stop(Exception):
+        pass
+
+    def after_step(now: Trainer) -> None:
+        if now.progress.total == stop:
+            torch.save(now.state(), tmp_path / "state.pt")
+            raise Stop
+
+    first = trainer(epochs=2, after_step=after_step)
+    with pytest.raises(Stop):
+        first.run()
+    second = trainer(epochs=2)
+    second.load(torch.load(tmp_path / "state.pt", weights_only=True))
+    second.run()
+    assert torch.equal(weights(straight), weights(second))
+    assert lines(first) + lines(second) == lines(straight)
+
+
+def test_max_steps_ends_the_run_and_still_evaluates():
+    short = trainer(epochs=4, max_steps=9)
+    short.run()
+    assert [(n["epoch"], n["step"]) for n in lines(short)] == [(1, 7), (2, 9)]
+    whole = trainer(epochs=4)
+    whole.run()
+    assert lines(short)[0] == lines(whole)[0]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_was():
+    broken = trainer(epochs=4)
+
+    def poison(now: Trainer) -> None:
+        if now.progress.total == 16:
+            next(now.model.parameters()).data.fill_(float("nan"))
+
+    broken.after_step = poison
+    with pytest.raises(FloatingPointError, match="loss is nan in epoch 3.*2 epochs before it"):
+        broken.run()
+    assert [n["epoch"] for n in lines(broken)] == [1, 2]
+
+
+def test_hooks_of_regularizers_see_every_step_in_order():
+    seen: list[tuple[str, int]] = []
+
+    class Spy(Regularizer):
+        def on_batch(self, batch: Batch, step: int) -> Batch:
+            seen.append(("batch", step))
+            return Batch(batch.inputs, torch.zeros_like(batch.targets), batch.index)
+
+        def on_gradients(self, optimizer: torch.optim.Optimizer, step: int) -> None:
+            seen.append(("gradients", step))
+            for group in optimizer.param_groups:
+                for param in group["params"]:
+                    param.grad.zero_()
+
+    spied = trainer(epochs=1, regularizers=[Spy()])
+    before = weights(spied)
+    spied.run()
+    assert seen == [(kind, step) for step in range(7) for kind in ("batch", "gradients")]
+    assert torch.equal(weights(spied), before)
+    assert lines(spied)[0]["train_loss"] != pytest.approx(0, abs=1e-6)
+
+
+def test_a_regularizer_that_does_nothing_changes_nothing():
+    plain, with_one = trainer(epochs=2), trainer(epochs=2, regularizers=[Regularizer()])
+    plain.run()
+    with_one.run()
+    assert lines(plain) == lines(with_one)
+
+
+def test_global_generators_do_not_decide_what_a_run_draws():
+    results = []
+    for seed in (1, 2):
+        ours = trainer(epochs=1)
+        torch.manual_seed(seed)  # as other code in the process might
+        ours.run()
+        results.append(weights(ours))
+    assert torch.equal(*results)
+
+
+def test_sinks_hear_of_every_step():
+    ours = trainer(epochs=2)
+    ours.run()
+    sink = ours.sinks[0]
+    assert isinstance(sink, Memory)
+    assert sink.steps == list(itertools.product((0, 1), range(1, 8)))
+
+
+def test_the_share_kept_is_logged():
+    ours = trainer(epochs=1)
+    ours.run()
+    from lrd.masks import keep_mask
+
+    count = len(weights(ours))
+    assert (
+        lines(ours)[0]["fraction_kept"]
+        == keep_mask(5, 6, 0.5, start=0, count=count).double().mean().item()
+    )
