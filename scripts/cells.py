@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from layout import Cell
@@ -37,7 +38,8 @@ class Filled:
         return float(stats.t.ppf(0.975, self.n - 1) * spread)
 
 
-def wanted(cell: Cell, overrides: Sequence[str]) -> dict[str, Any]:
+@cache
+def wanted(cell: Cell, overrides: tuple[str, ...]) -> dict[str, Any]:
     """The identity that ``cell`` asks for, under further overrides of the user's."""
     return identity(read(compose([f"+experiment={cell.experiment}", *cell.overrides, *overrides])))
 
@@ -50,7 +52,7 @@ def fill(cells: Sequence[Cell], root: str, overrides: Sequence[str]) -> dict[Cel
             found[run.fingerprint].append(run)
     filled = {}
     for cell in cells:
-        asked = wanted(cell, overrides)
+        asked = wanted(cell, tuple(overrides))
         by_seed = {run.seed: run for run in found[fingerprint(asked)]}
         filled[cell] = Filled(cell, asked, tuple(by_seed[s] for s in sorted(by_seed)))
     return filled

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -26,12 +27,13 @@ def _no_traces() -> Iterator[None]:
     """Puts back what a run sets for the whole process."""
     threads, random = torch.get_num_threads(), torch.get_rng_state()
     deterministic = torch.are_deterministic_algorithms_enabled()
-    matmul, conv = torch.backends.cuda.matmul, torch.backends.cudnn.conv
-    precision = matmul.fp32_precision, conv.fp32_precision  # type: ignore[attr-defined]
+    matmul: Any = torch.backends.cuda.matmul
+    conv: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    precision = matmul.fp32_precision, conv.fp32_precision
     with mock.patch.dict(os.environ):
         yield
     torch.set_num_threads(threads)
     torch.set_rng_state(random)
     torch.use_deterministic_algorithms(deterministic)
-    matmul.fp32_precision, conv.fp32_precision = precision  # type: ignore[attr-defined]
+    matmul.fp32_precision, conv.fp32_precision = precision
     GlobalHydra.instance().clear()

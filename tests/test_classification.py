@@ -153,7 +153,8 @@ def test_crops_of_neighbours_and_of_successive_epochs_are_independent():
         table = np.zeros((9, 9))
         np.add.at(table, (x.numpy(), y.numpy()), 1)
         table = table[table.any(1)][:, table.any(0)]
-        assert stats.chi2_contingency(table).pvalue > 1e-3
+        result: Any = stats.chi2_contingency(table)
+        assert result.pvalue > 1e-3
 
 
 @pytest.mark.parametrize("padding, shape", [(4, (3, 32, 32)), (2, (1, 9, 14))])

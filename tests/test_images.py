@@ -1,7 +1,9 @@
 """The image data sets against the published files, and what is said when those are not there."""
 
 import hashlib
+import io
 import pickle
+import tarfile
 import urllib.request
 from functools import cache
 from pathlib import Path
@@ -208,6 +210,23 @@ def test_cifar100_has_the_fine_labels_and_the_planes_of_its_files(
         assert labels.tolist() == files[name]["fine_labels"]
     monkeypatch.undo()  # the published md5 again
     assert "train is damaged" in refusal(data_set(CIFAR100, tmp_path))
+
+
+class Response(io.BytesIO):
+    length = url = None
+
+
+def test_what_is_missing_is_downloaded_unpacked_and_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    files = fake_cifar100(tmp_path / "cifar-100-python", monkeypatch)
+    with tarfile.open(archive := tmp_path / "archive", "w:gz") as tar:
+        tar.add(tmp_path / "cifar-100-python", "cifar-100-python")
+    packed = archive.read_bytes()
+    monkeypatch.setattr(datasets.CIFAR100, "tgz_md5", hashlib.md5(packed).hexdigest())
+    monkeypatch.setattr(urllib.request, "urlopen", lambda *args, **kwargs: Response(packed))
+    (images, _), _ = content(data_set(CIFAR100, tmp_path / "new", download=True))
+    assert np.array_equal(images.numpy(), files["train"]["data"].reshape(-1, 3, 32, 32))
 
 
 def test_cifar100_has_100_classes_and_its_published_channel_statistics():
