@@ -1,6 +1,8 @@
 """The one entry: ``python run.py KEY=VALUE ...`` composes a configuration, builds it, trains.
 
-Exit status: 0 done (or found done), 1 a run failed, 2 the command is wrong, 130 interrupted.
+Exit status: 0 done (or found done), 1 a run failed, 2 the command is wrong, 3 another process has
+the run, 128 + n stopped by signal n (INT 130, USR1 138, USR2 140, TERM 143) with its state saved.
+Of a sweep with several such cells the largest counts.
 """
 
 import os
@@ -14,6 +16,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from lrd import config as settings
+from lrd.interrupt import Interrupted
+from lrd.lock import Busy
 from lrd.runs import Run
 
 failures: list[tuple[str, str, int]] = []
@@ -26,14 +30,16 @@ def one(cfg: DictConfig) -> None:
     cell = " ".join(now.overrides.task) if sweep else ""
     try:
         config = settings.read(cfg)
-        from lrd import build  # torch is loaded once the settings are known to be sound
+        from lrd import session  # torch is loaded once the settings are known to be sound
 
         if sweep:
             print(f"\n[{now.job.num}] {cell}")
         choices = {k: v for k, v in now.runtime.choices.items() if not k.startswith("hydra/")}
-        tell(build.run(config, choices, print), sweep)
+        tell(session.run(config, choices, print), sweep)
     except ValueError as error:
         failures.append((cell, str(error), 2))
+    except Busy as error:
+        failures.append((cell, f"{error}; left to it", 3))
     except (FloatingPointError, OSError) as error:
         failures.append((cell, str(error), 1))
     except Exception as error:
@@ -62,9 +68,16 @@ def main() -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through, so that they become one line here
     failures.clear()
     try:
-        hydra.main(version_base="1.3", config_path=str(settings.CONFIGS), config_name="config")(one)()
+        hydra.main(version_base="1.3", config_path=str(settings.CONFIGS), config_name="config")(
+            one
+        )()
+    except Interrupted as error:
+        print(f"\nstopped by {error}, saved; the same command goes on", file=sys.stderr)
+        return error.status
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on", file=sys.stderr)
+        print(
+            "\nstopped at once; the same command goes on from its last checkpoint", file=sys.stderr
+        )
         return 130
     except (HydraException, settings.OmegaConfBaseException) as error:
         failures.append(("", settings.explain(error), 2))

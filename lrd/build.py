@@ -1,11 +1,9 @@
-"""From a checked configuration to a finished run; the only place that instantiates."""
+"""From a checked configuration to objects; the only place that instantiates."""
 
 import difflib
 import inspect
 import os
-import shutil
 from collections.abc import Callable
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -14,16 +12,12 @@ from hydra.utils import get_object
 from torch import nn
 from torch.optim import Optimizer
 
-from lrd import checkpoint, provenance
 from lrd.config import Config
-from lrd.log import Console, JsonLines, Wandb
 from lrd.masks import key
 from lrd.optim import LRDropout
 from lrd.regularizers import Regularizer
-from lrd.runs import Run, open_run, summary
 from lrd.schedules import Schedule
 from lrd.task import Dataset, Setup, Task
-from lrd.train import Trainer
 
 # What each open group may name, and the arguments that are given here and not in a file.
 KINDS: dict[str, tuple[type, tuple[str, ...]]] = {
@@ -38,79 +32,11 @@ PACKAGES = ("torch", "torchvision", "lrd", "tasks")
 _THREADS = torch.get_num_threads()
 
 
-def run(config: Config, choices: dict[str, str], say: Callable[[str], None]) -> Run:
-    """Do the run that ``config`` describes, or find it done, or go on with what is there of it.
-
-    ``choices`` are the names picked in each group, for the record; ``say`` takes one line of text.
-    Raises ValueError for a user's mistake before anything is written, and FloatingPointError when
-    the loss stops being finite.
-    """
-    place = open_run(config)
-    if place.status == "finished" and not config.run.force:
-        say(f"finished already: {place.folder} (run.force=true runs it anew)")
-        return place
-    trainer = build(config)
-    if config.run.force and place.folder.exists():
-        shutil.rmtree(place.folder)
-        place = open_run(config)
-    last = place.folder / "last.pt"
-    if last.exists():
-        trainer.load(checkpoint.load(last, trainer.device))
-        say(f"going on after epoch {trainer.progress.epoch} of {place.folder}")
-    score = trainer.task.score
-    place = place.write(
-        status="running",
-        started=place.record.get("started", _now()),
-        choices=choices,
-        scale=config.scale,
-        score={"name": score.name, "maximize": score.maximize, "unit": score.unit},
-        **provenance.describe(trainer.device),
-    )
-    return _train(config, place, trainer)
-
-
-def _train(config: Config, place: Run, trainer: Trainer) -> Run:
-    every, last = config.train.checkpoint_every, place.folder / "last.pt"
-
-    def after_epoch(trainer: Trainer) -> None:
-        if trainer.progress.epoch % every == 0:
-            checkpoint.save(last, trainer.state())
-
-    trainer.after_epoch = after_epoch
-    lines = JsonLines(place.folder / "metrics.jsonl", trainer.progress.epoch)
-    trainer.sinks = [lines, Console(trainer.epochs, trainer.task.steps_per_epoch)]
-    if config.wandb.mode != "disabled":
-        trainer.sinks += [Wandb(place.record, place.folder)]
-    outcome: dict[str, Any] = {"status": "failed"}
-    try:
-        trainer.run()
-        # A finished run is never gone on with: the weights are kept, the optimizer's state is not.
-        checkpoint.save(last, {"model": trainer.model.state_dict()})
-        outcome = {"status": "finished", **summary(place.metrics(), place.record["score"])}
-    except KeyboardInterrupt:
-        outcome = {"status": "interrupted"}
-        raise
-    except Exception as error:
-        outcome["error"] = str(error) or type(error).__name__
-        raise
-    finally:
-        place = place.write(**outcome, ended=_now())
-        for sink in trainer.sinks:
-            sink.close(outcome)
-    return place
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def build(config: Config) -> Trainer:
-    """The configuration as something that runs. Reads the data, after all else was checked."""
-    return Trainer(**parts(config))
-
-
 def parts(config: Config) -> dict[str, Any]:
-    """Every part of a configuration, checked and instantiated; reads no data."""
+    """What a Trainer is made of, checked and instantiated; reads no data.
+
+    Raises ValueError, in one line, for whatever a user may have got wrong.
+    """
     device = _prepare(config)
     setup = Setup(
         config.seed,

@@ -1,24 +1,74 @@
-"""A run's state on disk: written whole or not at all."""
+"""A run's state on disk: written whole or not at all, and read only when it is sound."""
 
+import io
 import os
+import pickle
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from lrd.runs import differences
+
 FORMAT = 1
 
 
-def save(path: Path, state: dict[str, Any]) -> None:
-    """Write ``state`` to a temporary file, flush it to disk and rename it to ``path``."""
+class Damaged(ValueError):
+    """A file of a run that cannot be used, with what to do about it."""
+
+
+def save(path: Path, state: dict[str, Any], identity: dict[str, Any]) -> None:
+    """Write ``state`` to a temporary file, flush it to disk and rename it to ``path``.
+
+    The file that was there stays until then, whatever happens. ``identity`` is that of the run,
+    which :func:`load` compares.
+    """
+    memory = io.BytesIO()
+    torch.save({"format": FORMAT, "identity": identity, **state}, memory)
     part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        torch.save({"format": FORMAT, **state}, file)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with part.open("wb") as file:
+            file.write(memory.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
     os.replace(part, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the new name too
+    finally:
+        os.close(folder)
 
 
-def load(path: Path, device: torch.device) -> dict[str, Any]:
-    """What :func:`save` wrote. Loads tensors and plain values only (``weights_only=True``)."""
-    return torch.load(path, map_location=device, weights_only=True)
+def load(path: Path, device: torch.device, identity: dict[str, Any]) -> dict[str, Any]:
+    """What :func:`save` wrote, on ``device``: tensors and plain values only (``weights_only``).
+
+    Raises Damaged if a bit is wrong (every record has a checksum), if the file is of another
+    configuration or of a newer version.
+    """
+    way_out = f"delete {path} or pass run.force=true to start the run anew"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if (record := archive.testzip()) is not None:
+                raise Damaged(f"{path} is damaged (checksum of {record}): {way_out}")
+        state = torch.load(path, map_location=device, weights_only=True)
+        version, saved = state["format"], state["identity"]
+    except (zipfile.BadZipFile, zlib.error, pickle.UnpicklingError, EOFError) as error:
+        raise Damaged(f"{path} is damaged ({_first(error)}): {way_out}") from error
+    except (RuntimeError, KeyError, TypeError, NotImplementedError) as error:
+        raise Damaged(f"{path} is no checkpoint ({_first(error)}): {way_out}") from error
+    if version > FORMAT:
+        raise Damaged(
+            f"{path} has format {version}, this version reads {FORMAT}: update, {way_out}"
+        )
+    if keys := differences(identity, saved):
+        raise Damaged(f"{path} is of another configuration ({', '.join(keys)}): {way_out}")
+    return state
+
+
+def _first(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

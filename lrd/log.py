@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
+from lrd.runs import whole_lines
+
 Numbers = dict[str, Any]
 
 
@@ -31,7 +33,7 @@ class JsonLines(Sink):
     """
 
     def __init__(self, path: Path, epochs: int = 0) -> None:
-        kept = path.read_bytes().splitlines(keepends=True)[:epochs] if path.exists() else []
+        kept = whole_lines(path)[:epochs]
         if len(kept) < epochs:
             raise ValueError(
                 f"{path} has {len(kept)} epochs and the checkpoint {epochs}: "

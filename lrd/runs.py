@@ -71,10 +71,35 @@ def _canonical(value: Any) -> Any:
 DEFAULTS = _flat(Config())
 
 
+def differences(asked: dict[str, Any], there: dict[str, Any]) -> list[str]:
+    """``setting=value instead of value`` for each setting in which two identities differ."""
+    return [
+        f"{name}={there.get(name, DEFAULTS.get(name))} "
+        f"instead of {asked.get(name, DEFAULTS.get(name))}"
+        for name in sorted(asked.keys() | there.keys())
+        if there.get(name) != asked.get(name)
+    ]
+
+
 def fingerprint(identity: dict[str, Any]) -> str:
     """Twelve hexadecimal digits that stand for an identity."""
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def whole_lines(path: Path) -> list[bytes]:
+    """The lines of a metrics.jsonl, less a last one that was still being written."""
+    if not path.exists():
+        return []
+    lines = path.read_bytes().splitlines(keepends=True)
+    if lines and not lines[-1].endswith(b"\n"):
+        lines.pop()
+    for number, line in enumerate(lines, 1):
+        try:
+            json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged in line {number}") from error
+    return lines
 
 
 @dataclass(frozen=True)
@@ -106,11 +131,9 @@ class Run:
         return self.record["final"]["value"]
 
     def metrics(self) -> list[dict[str, Any]]:
-        """One dictionary per finished epoch."""
+        """One dictionary per finished epoch. Raises ValueError for a line that is damaged."""
         path = self.folder / "metrics.jsonl"
-        if not path.exists():
-            return []
-        return [json.loads(line) for line in path.read_text().splitlines()]
+        return [json.loads(line) for line in whole_lines(path)]
 
     def write(self, **news: Any) -> "Run":
         """Add to the record and write it whole: to a temporary file, then renamed."""
@@ -123,13 +146,16 @@ class Run:
 
 
 def open_run(config: Config) -> Run:
-    """The run of a configuration: what is on disk of it, or a new record, not yet written."""
+    """The run of a configuration: what is on disk of it, or a new record, not yet written.
+
+    A record that cannot be read counts as none: it follows from the configuration, the metrics and
+    the checkpoint, and is written anew from those.
+    """
     what = identity(config)
     mark = fingerprint(what)
     folder = Path(config.run.dir) / config.run.name / mark / f"seed{config.seed}"
-    path = folder / "run.json"
-    if path.is_file():
-        return Run(folder, json.loads(path.read_text()))
+    if (record := _read(folder)) is not None and "identity" in record:
+        return Run(folder, record)
     record = {
         "format": FORMAT,
         "fingerprint": mark,
@@ -143,7 +169,15 @@ def open_run(config: Config) -> Run:
 def find(root: str | Path) -> Iterator[Run]:
     """Every run under ``root``, in order of its path."""
     for path in sorted(Path(root).glob("*/*/seed*/run.json")):
-        yield Run(path.parent, json.loads(path.read_text()))
+        yield Run(path.parent, _read(path.parent) or {"status": "unreadable"})
+
+
+def _read(folder: Path) -> dict[str, Any] | None:
+    try:
+        record = json.loads((folder / "run.json").read_bytes())
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) else None
 
 
 def summary(metrics: list[dict[str, Any]], score: dict[str, Any]) -> dict[str, Any]:

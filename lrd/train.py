@@ -63,7 +63,9 @@ class Progress:
 class Trainer:
     """Everything a run consists of; :meth:`run` is the loop.
 
-    ``after_epoch`` and ``after_step`` are called at safe points, where :meth:`state` is whole.
+    ``safe_point`` is called where :meth:`state` is whole: after each step and, since evaluation
+    changes nothing that counts, before each of its batches; ``after_epoch`` once the epoch is
+    logged. Either may raise to end the run.
     """
 
     task: Task
@@ -77,7 +79,7 @@ class Trainer:
     max_steps: int | None = None
     bf16: bool = False
     sinks: list[Sink] = field(default_factory=list)
-    after_step: Callable[["Trainer"], None] = lambda trainer: None
+    safe_point: Callable[["Trainer"], None] = lambda trainer: None
     after_epoch: Callable[["Trainer"], None] = lambda trainer: None
     progress: Progress = field(default_factory=Progress)
 
@@ -90,7 +92,7 @@ class Trainer:
         """Train from where ``progress`` stands to the end. Raises FloatingPointError on
         a non-finite loss."""
         at = self.progress
-        while at.epoch < self.epochs and at.total != self.max_steps:
+        while not self.finished:
             began = time.perf_counter() - at.seconds
             self.model.train()
             for batch in self.task.train_batches(at.epoch, start=at.step):
@@ -110,7 +112,7 @@ class Trainer:
                 at.seconds = time.perf_counter() - began
                 for sink in self.sinks:
                     sink.step(at.epoch, at.step)
-                self.after_step(self)
+                self.safe_point(self)
                 if at.total == self.max_steps:
                     break
             self._end_epoch(began)
@@ -150,24 +152,30 @@ class Trainer:
         for metric in self.metrics.values():
             metric.reset()
         for batch in self.task.eval_batches():
+            self.safe_point(self)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
                 self.task.eval_step(self.model, batch, self.metrics)
         return {name: float(metric.compute()) for name, metric in self.metrics.items()}
 
+    @property
+    def finished(self) -> bool:
+        return self.progress.epoch == self.epochs or self.progress.total == self.max_steps
+
     def state(self) -> dict[str, Any]:
-        """All that a resume needs, as tensors and plain values."""
-        return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
-            "progress": dict(vars(self.progress)),
-        }
+        """All that a resume needs, as tensors and plain values; of a finished run the weights."""
+        state = {"model": self.model.state_dict(), "progress": dict(vars(self.progress))}
+        if not self.finished:
+            state["optimizer"] = self.optimizer.state_dict()
+            state["scheduler"] = self.scheduler.state_dict()
+        return state
 
     def load(self, state: dict[str, Any]) -> None:
+        """Go on from what :meth:`state` gave."""
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scheduler.load_state_dict(state["scheduler"])
         self.progress = Progress(**state["progress"])
+        if not self.finished:
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scheduler.load_state_dict(state["scheduler"])
 
 
 def seed_generators(device: torch.device, seed: int, step: int, rank: int = 0) -> None:

@@ -10,7 +10,7 @@ from layout import Cell
 from scipy import stats
 
 from lrd.config import compose, read
-from lrd.runs import DEFAULTS, Run, find, fingerprint, identity
+from lrd.runs import Run, differences, find, fingerprint, identity
 
 
 @dataclass(frozen=True)
@@ -67,14 +67,3 @@ def others(filled: Sequence[Filled], root: str) -> list[str]:
             nearest = min((differences(a, run.identity) for a in asked), key=len)
             lines[", ".join(nearest)] += 1
     return [f"{count} finished with {how}" for how, count in lines.most_common()]
-
-
-def differences(asked: dict[str, Any], there: dict[str, Any]) -> list[str]:
-    """``setting=value instead of value`` for each setting in which two identities differ."""
-    names = sorted(asked.keys() | there.keys())
-    return [
-        f"{name}={there.get(name, DEFAULTS.get(name))} "
-        f"instead of {asked.get(name, DEFAULTS.get(name))}"
-        for name in names
-        if there.get(name) != asked.get(name)
-    ]

@@ -219,14 +219,27 @@ def test_a_steps_loss_and_accuracy_are_the_batchs():
     assert step.losses["loss"].requires_grad and not step.stats["accuracy"].requires_grad
 
 
-def test_the_loss_is_taken_in_float32_whatever_the_models_precision():
-    of = task()
-    batch, model = next(of.train_batches(0)), of.model()
-    with torch.autocast("cpu", torch.bfloat16):
-        logits = model(batch.inputs)
-        loss = of.step(model, batch).losses["loss"]
-    assert logits.dtype == torch.bfloat16
-    torch.testing.assert_close(loss, F.cross_entropy(logits.float(), batch.targets))
+class Half(nn.Module):
+    """Any network with its logits in bfloat16."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x).bfloat16()
+
+
+def test_losses_are_taken_in_float32_whatever_the_networks_precision():
+    of = task(eval_batch_size=203)
+    model = Half(of.model())
+    batch = next(of.train_batches(0))
+    expected = F.cross_entropy(model(batch.inputs).float(), batch.targets)
+    torch.testing.assert_close(of.step(model, batch).losses["loss"], expected)
+    (batch,) = of.eval_batches()
+    with torch.inference_mode():
+        whole = F.cross_entropy(model(batch.inputs).float(), batch.targets)
+    assert scores(of, model)["test_loss"] == pytest.approx(float(whole), rel=1e-5)
 
 
 def scores(of: Classification, model: nn.Module, world: int = 1) -> dict[str, float]:
@@ -277,6 +290,17 @@ def test_nothing_is_read_before_a_batch_is_asked_for(monkeypatch: pytest.MonkeyP
     assert isinstance(of.model(), nn.Module) and of.metrics() and of.score
     with pytest.raises(OSError, match="^read$"):
         _ = of.steps_per_epoch
+
+
+def test_both_parts_are_read_once(monkeypatch: pytest.MonkeyPatch):
+    asked, whole = [], Given.read
+    monkeypatch.setattr(
+        Given, "read", lambda self, train: asked.append(train) or whole(self, train)
+    )
+    of = task()
+    for epoch in (0, 1):
+        _ = list(of.train_batches(epoch)), list(of.eval_batches()), of.steps_per_epoch
+    assert sorted(asked) == [False, True]
 
 
 def test_a_data_set_of_another_kind_is_refused():

@@ -25,7 +25,7 @@ def outputs(model: nn.Module, image: Tensor) -> dict[str, Tensor]:
     """What each submodule puts out, by name and in order of execution, in evaluation mode."""
     seen: dict[str, Tensor] = {}
     for name, module in model.named_modules():
-        module.register_forward_hook(lambda m, x, y, name=name: seen.update({name: y}))
+        module.register_forward_hook(lambda m, x, y, name=name: seen.update({name: y.clone()}))
     with torch.no_grad():
         model.eval()(image)
     return seen

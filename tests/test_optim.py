@@ -81,7 +81,7 @@ def advance(optimizer: Optimizer, params: list[Tensor], first: int, count: int) 
     for number in range(first, first + count):
         closure = closure_for(params, number)
         if isinstance(getattr(optimizer, "base", optimizer), torch.optim.LBFGS):
-            optimizer.step(closure)
+            optimizer.step(closure)  # type: ignore[arg-type]
         else:
             closure()
             optimizer.step()

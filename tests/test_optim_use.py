@@ -17,11 +17,9 @@ from lrd import LRDropout
 from lrd.masks import keep_mask
 
 
-def problem(seed: int = 0) -> tuple[nn.Module, Tensor, Tensor]:
+def problem(seed: int = 0) -> tuple[nn.Module, Tensor]:
     torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)), *torch.randn(
-        2, 16, 6
-    ).unbind()
+    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)), torch.randn(16, 6)
 
 
 def train(model: nn.Module, optimizer: Any, x: Tensor, steps: int, scheduler: Any = None) -> None:
@@ -46,7 +44,7 @@ def step_once(param: Tensor, **settings: Any) -> tuple[Tensor, LRDropout]:
 
 
 def test_it_is_an_optimizer_that_shares_groups_and_state_with_its_base():
-    model, x, _ = problem()
+    model, x = problem()
     base = torch.optim.Adam(model.parameters())
     lrd = LRDropout(base)
     assert isinstance(lrd, torch.optim.Optimizer)
@@ -68,7 +66,7 @@ def test_it_is_an_optimizer_that_shares_groups_and_state_with_its_base():
 )
 def test_schedulers_rule_the_rate(schedule: Any):
     """Against plain SGD by hand at the rates that the scheduler gives a plain optimizer."""
-    model, x, _ = problem()
+    model, x = problem()
     plain = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.01)
     reference, rates = schedule(plain), []
     for _ in range(6):
@@ -91,7 +89,7 @@ def test_schedulers_rule_the_rate(schedule: Any):
 
 
 def test_a_grad_scaler_that_overflows_skips_the_step_and_its_mask():
-    model, x, _ = problem()
+    model, x = problem()
     lrd = LRDropout(torch.optim.Adam(model.parameters(), fused=True), seed=2)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     before = weights(model)
@@ -129,7 +127,7 @@ def test_each_group_may_have_its_own_p():
 
 
 def test_state_dicts_go_between_an_lrdropout_and_its_base():
-    model, x, _ = problem()
+    model, x = problem()
     lrd = LRDropout(torch.optim.Adam(model.parameters()), p=0.3, seed=9)
     lrd.param_groups[0]["p"] = 0.7
     train(model, lrd, x, 3)
@@ -149,7 +147,7 @@ def test_a_fresh_process_goes_on_bitwise(tmp_path):
     code = """
 import sys, torch
 from tests.test_optim_use import LRDropout, problem, train, weights
-model, x, _ = problem()
+model, x = problem()
 lrd = LRDropout(torch.optim.Adam(model.parameters()), seed=4)
 if sys.argv[1] == "second":
     saved = torch.load(sys.argv[2], weights_only=True)
@@ -159,7 +157,7 @@ torch.save({"model": model.state_dict(), "lrd": lrd.state_dict()}, sys.argv[2])
 """
     for part in ("first", "second"):
         subprocess.run([sys.executable, "-c", code, part, str(tmp_path / "s.pt")], check=True)
-    model, x, _ = problem()
+    model, x = problem()
     train(model, LRDropout(torch.optim.Adam(model.parameters()), seed=4), x, 8)
     saved = torch.load(tmp_path / "s.pt", weights_only=True)
     assert all(torch.equal(a, saved["model"][n]) for n, a in model.state_dict().items())
@@ -167,7 +165,7 @@ torch.save({"model": model.state_dict(), "lrd": lrd.state_dict()}, sys.argv[2])
 
 @pytest.mark.parametrize("how", [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))])
 def test_copies_and_pickles_go_on_alike(how: Any):
-    model, x, _ = problem()
+    model, x = problem()
     lrd = LRDropout(torch.optim.Adam(model.parameters()), p=0.3, seed=6)
     train(model, lrd, x, 2)
     model_2, lrd_2 = how((model, lrd))
@@ -331,7 +329,7 @@ def test_cpu_and_gpu_drop_the_same_elements(dtype: torch.dtype):
 
 
 def test_a_checkpoint_in_memory_loads_with_weights_only():
-    model, x, _ = problem()
+    model, x = problem()
     lrd = LRDropout(torch.optim.RAdam(model.parameters(), lr=0.03))
     train(model, lrd, x, 2)
     file = io.BytesIO()

@@ -32,7 +32,8 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
         monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
         capfd.readouterr()
         status = entry.main()
-        return Done(status, *capfd.readouterr())
+        out, err = capfd.readouterr()
+        return Done(status, out, err)
 
     return call
 

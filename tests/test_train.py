@@ -146,12 +146,12 @@ def test_a_run_stopped_after_any_step_goes_on_bitwise(stop: int, tmp_path):
     class Stop(Exception):
         pass
 
-    def after_step(now: Trainer) -> None:
+    def safe_point(now: Trainer) -> None:
         if now.progress.total == stop:
             torch.save(now.state(), tmp_path / "state.pt")
             raise Stop
 
-    first = trainer(epochs=2, after_step=after_step)
+    first = trainer(epochs=2, safe_point=safe_point)
     with pytest.raises(Stop):
         first.run()
     second = trainer(epochs=2)
@@ -177,7 +177,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_was():
         if now.progress.total == 16:
             next(now.model.parameters()).data.fill_(float("nan"))
 
-    broken.after_step = poison
+    broken.safe_point = poison
     with pytest.raises(FloatingPointError, match="loss is nan in epoch 3.*2 epochs before it"):
         broken.run()
     assert [n["epoch"] for n in lines(broken)] == [1, 2]
