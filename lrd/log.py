@@ -5,6 +5,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -136,5 +137,8 @@ class Wandb(Sink):
         try:
             act()
         except Exception as error:
-            self.run = None
+            broken, self.run = self.run, None
+            if broken is not None:
+                with suppress(Exception):
+                    broken.finish(exit_code=1)  # or the next run of the process would join it
             warnings.warn(f"wandb is off for this run: {error}", RuntimeWarning, stacklevel=2)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torchvision import datasets
 from torchvision.datasets import mnist
-from torchvision.datasets.utils import check_md5
+from torchvision.datasets.utils import check_integrity, download_and_extract_archive
 
 from lrd.masks import key
 from lrd.task import Dataset, Setup
@@ -71,11 +71,30 @@ class Images(Dataset):
         assert images.dtype == torch.uint8 and images.shape[1:] == self.shape
         return images.to(self.setup.device), labels.to(self.setup.device)
 
-    def _fix(self) -> str:
-        return (
-            f"put it under data.root={self.setup.root} (the environment variable LRD_DATA names "
-            "that folder too), or fetch it with data.download=true"
-        )
+    def _require(self, files: dict[Path, str], fetch: Callable[[], object]) -> None:
+        """Check each file's md5; with ``data.download``, first fetch what is missing or damaged."""
+        bad = [path for path, md5 in files.items() if not check_integrity(str(path), md5)]
+        if bad and self.setup.download:
+            for path in bad:
+                path.unlink(missing_ok=True)
+            self._download(fetch)
+            bad = [path for path, md5 in files.items() if not check_integrity(str(path), md5)]
+        if bad:
+            state = f"damaged (its md5 is not {files[bad[0]]})" if bad[0].is_file() else "missing"
+            raise ValueError(
+                f"{self.name}: {bad[0]} is {state}: put it under data.root={self.root} (the "
+                "environment variable LRD_DATA names that folder too), or fetch it with "
+                "data.download=true"
+            )
+
+    def _download(self, fetch: Callable[[], object]) -> None:
+        try:
+            fetch()
+        except (OSError, RuntimeError) as error:
+            raise ValueError(
+                f"{self.name}: the download failed ({' '.join(str(error).split())}): try again, or "
+                f"put the files under data.root={self.root} by hand"
+            ) from error
 
 
 class Digits(Images):
@@ -113,11 +132,11 @@ class MNIST(Images):
     }
 
     def read(self, train: bool) -> tuple[Tensor, Tensor]:
-        if self.setup.download:
-            _download(self.name, lambda: datasets.MNIST(str(self.root), download=True))
         folder = self.root / "MNIST" / "raw"
-        for name, md5 in self.md5.items():
-            _check(self.name, folder / name, md5, self._fix())
+        self._require(
+            {folder / name: md5 for name, md5 in self.md5.items()},
+            lambda: datasets.MNIST(str(self.root), download=True),
+        )
         part = "train" if train else "t10k"
         images = mnist.read_image_file(str(folder / f"{part}-images-idx3-ubyte"))
         return images[:, None], mnist.read_label_file(str(folder / f"{part}-labels-idx1-ubyte"))
@@ -133,13 +152,16 @@ class CIFAR10(Images):
     source: ClassVar[type[datasets.CIFAR10]] = datasets.CIFAR10
 
     def read(self, train: bool) -> tuple[Tensor, Tensor]:
-        if self.setup.download:
-            _download(self.name, lambda: self.source(str(self.root), download=True))
-        folder = self.root / self.source.base_folder
-        meta = (self.source.meta["filename"], self.source.meta["md5"])
-        for name, md5 in [*self.source.train_list, *self.source.test_list, meta]:
-            _check(self.name, folder / name, md5, self._fix())
-        data = self.source(str(self.root), train=train)
+        source, folder = self.source, self.root / self.source.base_folder
+        meta = (source.meta["filename"], source.meta["md5"])
+        files = [*source.train_list, *source.test_list, meta]
+        self._require(
+            {folder / name: md5 for name, md5 in files},
+            lambda: download_and_extract_archive(
+                source.url, str(self.root), filename=source.filename, md5=source.tgz_md5
+            ),
+        )
+        data = source(str(self.root), train=train)
         images = torch.from_numpy(np.ascontiguousarray(data.data.transpose(0, 3, 1, 2)))
         return images, torch.tensor(data.targets)
 
@@ -151,21 +173,3 @@ class CIFAR100(CIFAR10):
     mean = (0.5071, 0.4865, 0.4409)
     std = (0.2673, 0.2564, 0.2762)
     source = datasets.CIFAR100
-
-
-def _check(name: str, path: Path, md5: str, fix: str) -> None:
-    if not path.is_file():
-        raise ValueError(f"{name}: {path} is missing: {fix}")
-    if not check_md5(str(path), md5):
-        raise ValueError(f"{name}: {path} is damaged (its md5 is not {md5}): delete it and {fix}")
-
-
-def _download(name: str, fetch: Callable[[], object]) -> None:
-    try:
-        fetch()
-    except (OSError, RuntimeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(
-            f"{name}: the download failed ({reason}): try again, or put the files under "
-            "data.root by hand"
-        ) from error

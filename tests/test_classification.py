@@ -209,6 +209,7 @@ def test_grey_sets_are_scaled_to_one_and_never_augmented(
 
 def test_a_steps_loss_and_accuracy_are_the_batchs():
     of = task()
+    torch.manual_seed(0)
     batch, model = next(of.train_batches(0)), of.model()
     step = of.step(model, batch)
     logits = model(batch.inputs).detach()
