@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from lrd import config as settings
 from lrd.interrupt import Interrupted
 from lrd.lock import Busy
-from lrd.runs import Run
+from lrd.runs import Run, open_run
 
 failures: list[tuple[str, str, int]] = []
 
@@ -28,6 +28,7 @@ def one(cfg: DictConfig) -> None:
     now = HydraConfig.get()
     sweep = now.mode is RunMode.MULTIRUN
     cell = " ".join(now.overrides.task) if sweep else ""
+    config = None
     try:
         config = settings.read(cfg)
         from lrd import session  # torch is loaded once the settings are known to be sound
@@ -41,10 +42,16 @@ def one(cfg: DictConfig) -> None:
     except Busy as error:
         failures.append((cell, f"{error}; left to it", 3))
     except (FloatingPointError, OSError) as error:
-        failures.append((cell, str(error), 1))
+        failures.append((cell, f"{error}{_log(config)}", 1))
     except Exception as error:
         traceback.print_exc()
-        failures.append((cell, f"{type(error).__name__}: {error}", 1))
+        failures.append((cell, f"{type(error).__name__}: {error}{_log(config)}", 1))
+
+
+def _log(config: settings.Config | None) -> str:
+    """Where a failed run left its traceback."""
+    path = open_run(config).folder / "error.txt" if config else None
+    return f" [{path}]" if path and path.is_file() else ""
 
 
 def tell(run: Run, sweep: bool) -> None:

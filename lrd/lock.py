@@ -4,7 +4,7 @@ import fcntl
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 NAME = ".lock"
@@ -27,8 +27,8 @@ def locked(folder: Path) -> Iterator[None]:
     finally:
         path.unlink(missing_ok=True)
         os.close(file)
-        if not any(folder.iterdir()):
-            folder.rmdir()
+        with suppress(OSError):
+            folder.rmdir()  # if nothing was written
 
 
 def _acquire(path: Path) -> int:

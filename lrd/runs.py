@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lrd.config import Config
+from lrd.lock import is_locked
 
 FORMAT = 1
 
@@ -43,18 +44,27 @@ def _flat(config: Config) -> dict[str, Any]:
                 if f.metadata.get("identity", True):
                     flat[f"{group.name}.{f.name}"] = _canonical(getattr(value, f.name))
         else:
-            _flatten(group.name, value, flat)
+            nodes = flatten(value, f"{group.name}.") if isinstance(value, dict) else {}
+            flat |= {name: _content(name, v) for name, v in nodes.items()}
     return flat
 
 
-def _flatten(name: str, value: Any, flat: dict[str, Any]) -> None:
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            _flatten(f"{name}.{key}", inner, flat)
-    elif name.endswith(".weights") and isinstance(value, str) and Path(value).is_file():
-        flat[name] = "sha256:" + hashlib.sha256(Path(value).read_bytes()).hexdigest()
-    else:
-        flat[name] = _canonical(value)
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested dictionary as ``{"a.b": value}``."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _content(name: str, value: Any) -> Any:
+    """A weights file by its content, whatever it is called; anything else in canonical form."""
+    if name.endswith(".weights") and isinstance(value, str) and Path(value).is_file():
+        return "sha256:" + hashlib.sha256(Path(value).read_bytes()).hexdigest()
+    return _canonical(value)
 
 
 def _canonical(value: Any) -> Any:
@@ -112,6 +122,14 @@ class Run:
     @property
     def status(self) -> str:
         return self.record.get("status", "new")
+
+    @property
+    def state(self) -> str:
+        """finished, running, partial, failed, new or unreadable: the status, and whether a living
+        process on this machine holds the run."""
+        if is_locked(self.folder):
+            return "running"
+        return {"running": "partial", "interrupted": "partial"}.get(self.status, self.status)
 
     @property
     def identity(self) -> dict[str, Any]:

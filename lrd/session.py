@@ -34,20 +34,20 @@ def run(config: Config, choices: dict[str, str], say: Say) -> Run:
         say(f"finished already: {done.folder} (run.force=true runs it anew)")
         return done
     built = parts(config)
-    with Requests() as requests, locked(open_run(config).folder):
-        if (done := _finished(config)) is not None:
-            say(f"finished meanwhile by another process: {done.folder}")
-            return done
-        if config.run.force:
-            _clear(config)
-        try:
+    folder = open_run(config).folder
+    try:
+        with Requests() as requests, locked(folder):
+            if (done := _finished(config)) is not None:
+                say(f"finished meanwhile by another process: {done.folder}")
+                return done
+            if config.run.force:
+                _clear(config)
             return _Session(config, Trainer(**built), requests).run(choices, say)
-        except OSError as error:
-            place = error.filename or open_run(config).folder
-            raise OSError(
-                f"cannot write {place}: {error.strerror}; what was written before is whole: "
-                "make room (or choose another run.dir) and run the same command again"
-            ) from error
+    except OSError as error:
+        raise OSError(
+            f"{error.filename or folder}: {error.strerror}; what was written before is whole: make "
+            "room there, or choose another run.dir, and run the same command again"
+        ) from error
 
 
 def _finished(config: Config) -> Run | None:
@@ -76,6 +76,7 @@ class _Session:
         if self.last.exists():
             self._resume(place, now, say)
         score = self.trainer.task.score
+        place = Run(place.folder, {k: v for k, v in place.record.items() if k != "error"})
         place = place.write(
             status="running",
             started=place.record.get("started", _now()),
@@ -122,6 +123,7 @@ class _Session:
         try:
             trainer.run()
             outcome = {"status": "finished", **summary(place.metrics(), place.record["score"])}
+            (place.folder / "error.txt").unlink(missing_ok=True)
             return place.write(**outcome, ended=_now())
         except (Interrupted, KeyboardInterrupt):
             outcome = {"status": "interrupted"}

@@ -1,7 +1,9 @@
 """What every test shares: the folder of real data, and global state put back afterwards."""
 
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -9,6 +11,8 @@ from unittest import mock
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
+
+import run as entry
 
 torch.set_num_threads(1)  # on tensors this small, threads on a shared machine only wait
 
@@ -37,3 +41,27 @@ def _no_traces() -> Iterator[None]:
     torch.use_deterministic_algorithms(deterministic)
     matmul.fp32_precision, conv.fp32_precision = precision
     GlobalHydra.instance().clear()
+
+
+@dataclass
+class Done:
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def cli(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., Done]:
+    """``run.py`` with the given arguments, its runs in a folder of the test's."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> Done:
+        monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
+        capfd.readouterr()
+        status = entry.main()
+        out, err = capfd.readouterr()
+        return Done(status, out, err)
+
+    return call

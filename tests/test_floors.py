@@ -17,7 +17,7 @@ FLOORS = {
     "task": {"masks"},
     "schedules": set(),
     "regularizers": {"task", "masks"},
-    "runs": {"config"},
+    "runs": {"config", "lock"},
     "log": {"runs"},
     "checkpoint": {"runs"},
     "lock": set(),
@@ -79,7 +79,7 @@ def test_wandb_is_imported_only_when_it_is_switched_on():
         assert not any(a.name.startswith("wandb") for n in top for a in n.names)
 
 
-@pytest.mark.parametrize("script", ["table.py table1", "table.py --help"])
+@pytest.mark.parametrize("script", ["table.py table1", "table.py --help", "runs.py"])
 def test_reading_scripts_need_no_torch(script: str):
     name, *args = script.split()
     code = f"""

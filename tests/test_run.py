@@ -3,39 +3,15 @@
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 
-import run as entry
 from lrd.runs import find
 
 ROOT = Path(__file__).parents[1]
 QUICK = ["train.epochs=2", "model.hidden=[16]"]
-
-
-@dataclass
-class Done:
-    status: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
-    """``run.py`` with the given arguments, its runs in a folder of the test's."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: str) -> Done:
-        monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
-        capfd.readouterr()
-        status = entry.main()
-        out, err = capfd.readouterr()
-        return Done(status, out, err)
-
-    return call
 
 
 def test_a_run_is_done_once_and_found_afterwards(cli, tmp_path: Path):

@@ -1,0 +1,166 @@
+"""What runs there are: list, show, compare and prune them. Needs no torch.
+
+    python scripts/runs.py                                   all of them
+    python scripts/runs.py optim=adam lrd.p=0.5 state=failed those with these settings
+    python scripts/runs.py --show RUN                        configuration, provenance, last epoch
+    python scripts/runs.py --diff RUN RUN                    the settings in which two differ
+    python scripts/runs.py --prune [FILTER ...] [--yes]      delete partial and failed ones
+
+RUN is a run's folder, or the start of its fingerprint, with /seed<k> where there are several.
+States: finished, running (a process holds it), partial (stopped; the same command goes on), failed,
+unreadable (its record is; the same command mends it).
+"""
+
+import argparse
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lrd.lock import Busy, locked
+from lrd.runs import Run, differences, find, flatten
+
+
+def settings(run: Run) -> dict[str, Any]:
+    """Everything that a filter may name: choices, resolved settings, seed, state and name."""
+    return {
+        **run.record.get("choices", {}),
+        **flatten(run.record.get("config", {})),
+        "state": run.state,
+        "name": run.folder.parts[-3],
+    }
+
+
+def matching(runs: Sequence[Run], filters: Sequence[str]) -> list[Run]:
+    """The runs in which every ``setting=value`` holds. Raises ValueError for an unknown setting."""
+    wanted = []
+    for text in filters:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"a filter must be SETTING=VALUE, got {text}")
+        if runs and not any(name in settings(run) for run in runs):
+            raise ValueError(f"no run has a setting {name}; --show RUN lists those of a run")
+        wanted.append((name, yaml.safe_load(value)))
+    return [
+        run for run in runs if all(_equal(settings(run).get(name), value) for name, value in wanted)
+    ]
+
+
+def _equal(there: Any, wanted: Any) -> bool:
+    try:
+        return float(there) == float(wanted)  # 1e-3 is a string to YAML
+    except (TypeError, ValueError):
+        return there == wanted
+
+
+def line(run: Run) -> list[str]:
+    record = run.record
+    config, final = record.get("config", {}), record.get("final")
+    epochs = config.get("train", {}).get("epochs", "?")
+    unit = record.get("score", {}).get("unit", "")
+    return [
+        run.state,
+        run.folder.parts[-3],
+        str(record.get("choices", {}).get("optim", "?")),
+        str(config.get("lrd", {}).get("p", "?")),
+        str(record.get("seed", "?")),
+        f"{_epochs_done(run)}/{epochs}",
+        f"{final['value']:.2f} {unit}".strip() if final else "",
+        str(run.folder),
+    ]
+
+
+def _epochs_done(run: Run) -> str:
+    try:
+        return str(len(run.metrics()))
+    except ValueError:
+        return "damaged"
+
+
+def listing(runs: Sequence[Run]) -> str:
+    heads = ["state", "data", "optim", "p", "seed", "epochs", "final", "folder"]
+    table = [heads, *map(line, runs)]
+    widths = [max(len(row[i]) for row in table) for i in range(len(heads))]
+    rows = ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in table]
+    counts = ", ".join(f"{n} {state}" for state, n in Counter(r.state for r in runs).items())
+    return "\n".join([*rows, f"{len(runs)} runs: {counts or 'none'}"])
+
+
+def one(runs: Sequence[Run], name: str) -> Run:
+    """The run that a folder or the start of a fingerprint names."""
+    mark, _, seed = name.partition("/")
+    found = [
+        run
+        for run in runs
+        if run.folder.resolve() == Path(name).resolve()
+        or (run.folder.parts[-2].startswith(mark) and seed in ("", run.folder.name))
+    ]
+    if len(found) != 1:
+        there = ", ".join(f"{r.folder.parts[-2]}/{r.folder.name}" for r in found[:5]) or "none"
+        raise ValueError(f"RUN must name one run, got {name}, which names {len(found)}: {there}")
+    return found[0]
+
+
+def show(run: Run) -> str:
+    record = {k: v for k, v in run.record.items() if k not in ("identity", "format")}
+    record = {"folder": str(run.folder), "state": run.state, **record}
+    if metrics := run.metrics():
+        record["last epoch"] = metrics[-1]
+    return yaml.safe_dump(record, sort_keys=False, width=100).rstrip()
+
+
+def prune(runs: Sequence[Run], yes: bool) -> str:
+    """Delete what neither finished nor runs, after asking; a run that starts meanwhile is left."""
+    doomed = [run for run in runs if run.state in ("partial", "failed", "unreadable")]
+    if not doomed:
+        return "nothing to prune"
+    print(listing(doomed))
+    if not yes and input("delete these? [y/N] ").strip().lower() not in ("y", "yes"):
+        return "nothing deleted"
+    deleted = 0
+    for run in doomed:
+        try:
+            with locked(run.folder):
+                shutil.rmtree(run.folder)
+                deleted += 1
+        except Busy as busy:
+            print(f"left: {busy}")
+        if run.folder.parent.is_dir() and not any(run.folder.parent.iterdir()):
+            run.folder.parent.rmdir()
+    return f"deleted {deleted}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("filters", nargs="*", metavar="SETTING=VALUE")
+    parser.add_argument("--runs", default="runs", help="folder of the runs (default: runs)")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--show", metavar="RUN")
+    what.add_argument("--diff", nargs=2, metavar="RUN")
+    what.add_argument("--prune", action="store_true")
+    parser.add_argument("--yes", action="store_true", help="prune without asking")
+    args = parser.parse_intermixed_args(arguments)
+    runs = list(find(args.runs))
+    try:
+        if args.show:
+            print(show(one(runs, args.show)))
+        elif args.diff:
+            a, b = (settings(one(runs, name)) for name in args.diff)
+            print("\n".join(differences(b, a)) or "no difference")
+        else:
+            chosen = matching(runs, args.filters)
+            print(prune(chosen, args.yes) if args.prune else listing(chosen))
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
