@@ -2,9 +2,7 @@
 
 import io
 import os
-import pickle
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +55,11 @@ def load(path: Path, device: torch.device, identity: dict[str, Any]) -> dict[str
                 raise Damaged(f"{path} is damaged (checksum of {record}): {way_out}")
         state = torch.load(path, map_location=device, weights_only=True)
         version, saved = state["format"], state["identity"]
-    except (zipfile.BadZipFile, zlib.error, pickle.UnpicklingError, EOFError) as error:
-        raise Damaged(f"{path} is damaged ({_first(error)}): {way_out}") from error
-    except (RuntimeError, KeyError, TypeError, NotImplementedError) as error:
-        raise Damaged(f"{path} is no checkpoint ({_first(error)}): {way_out}") from error
+    except (Damaged, OSError):
+        raise
+    except Exception as error:  # zipfile, pickle and torch each have their own for a wrong byte
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise Damaged(f"{path} is damaged or no checkpoint ({why}): {way_out}") from error
     if version > FORMAT:
         raise Damaged(
             f"{path} has format {version}, this version reads {FORMAT}: update, {way_out}"
@@ -68,7 +67,3 @@ def load(path: Path, device: torch.device, identity: dict[str, Any]) -> dict[str
     if keys := differences(identity, saved):
         raise Damaged(f"{path} is of another configuration ({', '.join(keys)}): {way_out}")
     return state
-
-
-def _first(error: BaseException) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -113,9 +113,15 @@ def show(run: Run) -> str:
     return yaml.safe_dump(record, sort_keys=False, width=100).rstrip()
 
 
-def prune(runs: Sequence[Run], yes: bool) -> str:
-    """Delete what neither finished nor runs, after asking; a run that starts meanwhile is left."""
-    doomed = [run for run in runs if run.state in ("partial", "failed", "unreadable")]
+def prune(runs: Sequence[Run], root: Path, yes: bool) -> str:
+    """Delete what neither finished nor runs, after asking; a run that starts meanwhile is left, and
+    so is what a link leads to."""
+    doomed = [
+        run
+        for run in runs
+        if run.state in ("partial", "failed", "unreadable")
+        and run.folder.resolve() == root.resolve() / run.folder.relative_to(root)
+    ]
     if not doomed:
         return "nothing to prune"
     print(listing(doomed))
@@ -152,10 +158,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(show(one(runs, args.show)))
         elif args.diff:
             a, b = (settings(one(runs, name)) for name in args.diff)
-            print("\n".join(differences(b, a)) or "no difference")
+            print("\n".join(differences(a, b)) or "no difference")
         else:
             chosen = matching(runs, args.filters)
-            print(prune(chosen, args.yes) if args.prune else listing(chosen))
+            print(prune(chosen, Path(args.runs), args.yes) if args.prune else listing(chosen))
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
