@@ -142,8 +142,8 @@ def read(cfg: DictConfig) -> Config:
 
     Raises ValueError, in one line, for an unknown key, a wrong type or a broken rule.
     """
-    _refuse_unknown(cfg, Config, "")
     try:
+        _refuse_unknown(cfg, Config, "")
         config = OmegaConf.to_object(cfg)
     except OmegaConfBaseException as error:
         raise ValueError(explain(error)) from error
@@ -186,6 +186,8 @@ def explain(error: BaseException) -> str:
     if isinstance(error, OverrideParseException):
         lines = [line for line in text.splitlines() if not line.startswith("See http")]
         return f"cannot read {error.override!r} as KEY=VALUE: {lines[-1]}"
+    if isinstance(error, OmegaConfBaseException):
+        return f"{error.full_key or 'configuration'}: {text.splitlines()[0]}"
     return "; ".join(line.strip() for line in text.splitlines() if line.strip())
 
 

@@ -96,6 +96,8 @@ class Trainer:
             began = time.perf_counter() - at.seconds
             self.model.train()
             for batch in self.task.train_batches(at.epoch, start=at.step):
+                if at.total == self.max_steps:
+                    break
                 seed_generators(self.device, self.seed, at.total)
                 for regularizer in self.regularizers:
                     batch = regularizer.on_batch(batch, at.total)
@@ -113,8 +115,6 @@ class Trainer:
                 for sink in self.sinks:
                     sink.step(at.epoch, at.step)
                 self.safe_point(self)
-                if at.total == self.max_steps:
-                    break
             self._end_epoch(began)
 
     def _end_epoch(self, began: float) -> None:
@@ -159,7 +159,9 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
-        return self.progress.epoch == self.epochs or self.progress.total == self.max_steps
+        """Whether the last epoch, or the one in which ``max_steps`` fell, is evaluated and logged."""
+        at = self.progress
+        return at.epoch == self.epochs or (at.total == self.max_steps and at.step == 0)
 
     def state(self) -> dict[str, Any]:
         """All that a resume needs, as tensors and plain values; of a finished run the weights."""

@@ -8,6 +8,9 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+import torch
+
 from lrd.runs import find
 
 ROOT = Path(__file__).parents[1]
@@ -31,6 +34,13 @@ def test_killed_runs_on_real_mnist(real_data: Path):
     mnist = ["task=mnist", "train.epochs=2", "train.max_steps=40", "dataset.holdout=500"]
     out = endurance("--kills", "4", "--seed", "1", *mnist, f"data.root={real_data}")
     assert "resumes 4, differing bytes 0" in out
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_killed_runs_on_a_gpu_under_the_determinism_setting():
+    out = endurance("--kills", "6", "train.device=cuda", "train.deterministic=true")
+    assert "resumes 6, differing bytes 0" in out
 
 
 def test_the_comparison_would_notice_a_difference():

@@ -51,7 +51,7 @@ OVERRIDES = st.lists(
 
 
 @settings(
-    max_examples=int(os.environ.get("LRD_EXAMPLES", "120")),
+    max_examples=int(os.environ.get("LRD_EXAMPLES", "300")),
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -138,9 +139,13 @@ def test_the_test_score_is_the_models_in_eval_mode():
     assert lines(ours)[-1]["test_mse"] == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("stop", range(1, 14))
-def test_a_run_stopped_after_any_step_goes_on_bitwise(stop: int, tmp_path):
-    straight = trainer(epochs=2)
+@pytest.mark.parametrize(
+    ("stop", "max_steps"), [*((s, None) for s in range(1, 15)), (7, 9), (8, 9), (9, 9), (7, 7)]
+)
+def test_a_run_stopped_after_any_step_goes_on_bitwise(
+    stop: int, max_steps: int | None, tmp_path: Path
+):
+    straight = trainer(epochs=2, max_steps=max_steps)
     straight.run()
 
     class Stop(Exception):
@@ -151,10 +156,10 @@ def test_a_run_stopped_after_any_step_goes_on_bitwise(stop: int, tmp_path):
             torch.save(now.state(), tmp_path / "state.pt")
             raise Stop
 
-    first = trainer(epochs=2, safe_point=safe_point)
+    first = trainer(epochs=2, max_steps=max_steps, safe_point=safe_point)
     with pytest.raises(Stop):
         first.run()
-    second = trainer(epochs=2)
+    second = trainer(epochs=2, max_steps=max_steps)
     second.load(torch.load(tmp_path / "state.pt", weights_only=True))
     second.run()
     assert torch.equal(weights(straight), weights(second))
