@@ -159,7 +159,7 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
-        """Whether the last epoch, or the one in which ``max_steps`` fell, is evaluated and logged."""
+        """Whether the last epoch, or the one that ``max_steps`` ends, is evaluated and logged."""
         at = self.progress
         return at.epoch == self.epochs or (at.total == self.max_steps and at.step == 0)
 
