@@ -74,23 +74,23 @@ def tell(run: Run, sweep: bool) -> None:
 def main() -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through, so that they become one line here
     failures.clear()
+    status = 0
+    compose = hydra.main(
+        version_base="1.3", config_path=str(settings.CONFIGS), config_name="config"
+    )
     try:
-        hydra.main(version_base="1.3", config_path=str(settings.CONFIGS), config_name="config")(
-            one
-        )()
+        compose(one)()
     except Interrupted as error:
         print(f"\nstopped by {error}, saved; the same command goes on", file=sys.stderr)
-        return error.status
+        status = error.status
     except KeyboardInterrupt:
-        print(
-            "\nstopped at once; the same command goes on from its last checkpoint", file=sys.stderr
-        )
-        return 130
+        print("\nstopped at once; the same command goes on from the last save", file=sys.stderr)
+        status = 130
     except (HydraException, settings.OmegaConfBaseException) as error:
         failures.append(("", settings.explain(error), 2))
     for cell, line, _ in failures:
         print(f"error: {cell}: {line}" if cell else f"error: {line}", file=sys.stderr)
-    return max((status for *_, status in failures), default=0)
+    return max([status, *(s for *_, s in failures)])
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
 """A run's state on disk: written whole or not at all, and read only when it is sound."""
 
 import io
-import os
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lrd.runs import differences
+from lrd.identity import differences
+from lrd.runs import write_whole
 
 FORMAT = 1
 
@@ -18,28 +18,10 @@ class Damaged(ValueError):
 
 
 def save(path: Path, state: dict[str, Any], identity: dict[str, Any]) -> None:
-    """Write ``state`` to a temporary file, flush it to disk and rename it to ``path``.
-
-    The file that was there stays until then, whatever happens. ``identity`` is that of the run,
-    which :func:`load` compares.
-    """
+    """Write ``state`` whole to ``path``; ``identity``, the run's, is what :func:`load` compares."""
     memory = io.BytesIO()
     torch.save({"format": FORMAT, "identity": identity, **state}, memory)
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("wb") as file:
-            file.write(memory.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    os.replace(part, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the new name too
-    finally:
-        os.close(folder)
+    write_whole(path, memory.getbuffer())
 
 
 def load(path: Path, device: torch.device, identity: dict[str, Any]) -> dict[str, Any]:

@@ -1,100 +1,21 @@
-"""Identity, place and record of runs. Imports no torch: the reading scripts use it.
+"""Place and record of runs. Imports no torch: the reading scripts use it.
 
 A run lives in ``<runs>/<name>/<fingerprint>/seed<k>/``: ``run.json`` says what it is and how it
 ended, ``metrics.jsonl`` has one line per epoch and is the only source of tables and figures.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from lrd.config import Config
+from lrd.identity import differences, fingerprint, identity
 from lrd.lock import is_locked
 
 FORMAT = 1
-
-
-def identity(config: Config) -> dict[str, Any]:
-    """What distinguishes a configuration's numbers, as a flat ``{"train.epochs": 100, ...}``.
-
-    Left out: the seed, settings that say where and how fast but not what (``apart`` in
-    lrd/config.py), and closed settings at their default, so that a new setting voids no finished
-    run. A number that is whole counts as an integer; a weights file counts by its content.
-    """
-    flat = _flat(config)
-    return {
-        name: flat[name]
-        for name in sorted(flat)
-        if name not in DEFAULTS or flat[name] != DEFAULTS[name]
-    }
-
-
-def _flat(config: Config) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for group in fields(Config):
-        value = getattr(config, group.name)
-        if not group.metadata.get("identity", True):
-            continue
-        if is_dataclass(value):
-            for f in fields(value):
-                if f.metadata.get("identity", True):
-                    flat[f"{group.name}.{f.name}"] = _canonical(getattr(value, f.name))
-        else:
-            nodes = flatten(value, f"{group.name}.") if isinstance(value, dict) else {}
-            flat |= {name: _content(name, v) for name, v in nodes.items()}
-    return flat
-
-
-def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested dictionary as ``{"a.b": value}``."""
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat
-
-
-def _content(name: str, value: Any) -> Any:
-    """A weights file by its content, whatever it is called; anything else in canonical form."""
-    if name.endswith(".weights") and isinstance(value, str) and Path(value).is_file():
-        return "sha256:" + hashlib.sha256(Path(value).read_bytes()).hexdigest()
-    return _canonical(value)
-
-
-def _canonical(value: Any) -> Any:
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    if isinstance(value, list | tuple):
-        return [_canonical(v) for v in value]
-    if isinstance(value, dict):
-        return {k: _canonical(v) for k, v in value.items()}
-    return value
-
-
-# The closed settings that belong to an identity where they differ from this.
-DEFAULTS = _flat(Config())
-
-
-def differences(asked: dict[str, Any], there: dict[str, Any]) -> list[str]:
-    """``setting=value instead of value`` for each setting in which two identities differ."""
-    return [
-        f"{name}={there.get(name, DEFAULTS.get(name))} "
-        f"instead of {asked.get(name, DEFAULTS.get(name))}"
-        for name in sorted(asked.keys() | there.keys())
-        if there.get(name) != asked.get(name)
-    ]
-
-
-def fingerprint(identity: dict[str, Any]) -> str:
-    """Twelve hexadecimal digits that stand for an identity."""
-    text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def whole_lines(path: Path) -> list[bytes]:
@@ -110,6 +31,28 @@ def whole_lines(path: Path) -> list[bytes]:
         except ValueError as error:
             raise ValueError(f"{path} is damaged in line {number}") from error
     return lines
+
+
+def write_whole(path: Path, data: bytes | memoryview) -> None:
+    """Write to a temporary file, flush it to disk and rename it to ``path``.
+
+    The file that was there stays until then, whatever happens.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    os.replace(part, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the new name too
+    finally:
+        os.close(folder)
 
 
 @dataclass(frozen=True)
@@ -154,12 +97,10 @@ class Run:
         return [json.loads(line) for line in whole_lines(path)]
 
     def write(self, **news: Any) -> "Run":
-        """Add to the record and write it whole: to a temporary file, then renamed."""
+        """Add to the record and write it whole."""
         record = {**self.record, **news}
         self.folder.mkdir(parents=True, exist_ok=True)
-        part = self.folder / f".run.json.{os.getpid()}"
-        part.write_text(json.dumps(record, indent=1) + "\n")
-        os.replace(part, self.folder / "run.json")
+        write_whole(self.folder / "run.json", json.dumps(record, indent=1).encode() + b"\n")
         return Run(self.folder, record)
 
 
@@ -167,12 +108,14 @@ def open_run(config: Config) -> Run:
     """The run of a configuration: what is on disk of it, or a new record, not yet written.
 
     A record that cannot be read counts as none: it follows from the configuration, the metrics and
-    the checkpoint, and is written anew from those.
+    the checkpoint, and is written anew from those. Raises ValueError if it is of another run, as
+    after copying a folder by hand, or of a newer version.
     """
     what = identity(config)
     mark = fingerprint(what)
     folder = Path(config.run.dir) / config.run.name / mark / f"seed{config.seed}"
     if (record := _read(folder)) is not None and "identity" in record:
+        _check_own(folder, record, {**what, "seed": config.seed})
         return Run(folder, record)
     record = {
         "format": FORMAT,
@@ -182,6 +125,18 @@ def open_run(config: Config) -> Run:
         "config": asdict(config),
     }
     return Run(folder, record)
+
+
+def _check_own(folder: Path, record: dict[str, Any], expected: dict[str, Any]) -> None:
+    if record.get("format", 0) > FORMAT:
+        raise ValueError(
+            f"{folder}/run.json has format {record['format']}, this version reads {FORMAT}: "
+            "update, or choose another run.dir"
+        )
+    there = {**record["identity"], "seed": record.get("seed")}
+    if there != expected:
+        keys = ", ".join(differences(expected, there))
+        raise ValueError(f"{folder}/run.json is of another run ({keys}): move that folder away")
 
 
 def find(root: str | Path) -> Iterator[Run]:

@@ -10,7 +10,8 @@ from layout import Cell
 from scipy import stats
 
 from lrd.config import compose, read
-from lrd.runs import Run, differences, find, fingerprint, identity
+from lrd.identity import differences, fingerprint, identity
+from lrd.runs import Run, find
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,9 @@ from typing import Any
 
 import yaml
 
+from lrd.identity import differences, flatten
 from lrd.lock import Busy, locked
-from lrd.runs import Run, differences, find, flatten
+from lrd.runs import Run, find
 
 
 def settings(run: Run) -> dict[str, Any]:

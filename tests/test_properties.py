@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lrd import build
 from lrd.config import Config, compose, read
-from lrd.runs import fingerprint, flatten, identity
+from lrd.identity import fingerprint, flatten, identity
 
 GROUPS = ["task", "dataset", "model", "optim", "schedule", "regularizer", "train", "+experiment"]
 OPTIONS = [

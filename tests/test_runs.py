@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from lrd.config import compose, read
-from lrd.runs import Run, find, fingerprint, identity, open_run, summary
+from lrd.identity import fingerprint, identity
+from lrd.runs import Run, find, open_run, summary
 
 
 def mark(*overrides: str) -> str:
@@ -83,7 +84,8 @@ def test_scale_is_the_epochs_it_makes():
 
 def test_a_new_closed_setting_at_its_default_voids_nothing(monkeypatch: pytest.MonkeyPatch):
     """As a later version would add it: the identity of what exists stays."""
-    from lrd import config, runs
+    from lrd import config
+    from lrd import identity as module
 
     @dataclasses.dataclass
     class Newer(config.LRD):
@@ -92,7 +94,8 @@ def test_a_new_closed_setting_at_its_default_voids_nothing(monkeypatch: pytest.M
     newer = read(compose([]))
     old = identity(newer)
     newer.lrd = Newer()
-    monkeypatch.setattr(runs, "DEFAULTS", {**runs.DEFAULTS, "lrd.granularity": "element"})
+    defaults = {**module.DEFAULTS, "lrd.granularity": "element"}
+    monkeypatch.setattr(module, "DEFAULTS", defaults)
     assert identity(newer) == old
     newer.lrd = Newer(granularity="row")
     assert identity(newer) != old

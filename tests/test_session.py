@@ -175,6 +175,30 @@ def test_an_unreadable_record_is_written_anew(cli, reference: Run, half: Run, co
     assert (half.folder / "metrics.jsonl").read_bytes() == lines
 
 
+def test_a_folder_copied_over_another_run_is_refused(cli, half: Run):
+    cli(*QUICK, "optim.lr=0.01", "run.dir=other")
+    other = next(find("other")).folder
+    (half.folder / "run.json").write_bytes((other / "run.json").read_bytes())
+    done = cli(*QUICK)
+    assert done.status == 2 and "run.json is of another run (optim.lr=0.01" in done.err
+    other.rename(other.with_name("seed1"))
+    done = cli(*QUICK, "optim.lr=0.01", "run.dir=other", "seed=1")
+    assert done.status == 2 and "(seed=0 instead of 1): move that folder away" in done.err
+
+
+def test_a_record_of_a_newer_version_is_refused(cli, half: Run):
+    half.write(format=2)
+    done = cli(*QUICK)
+    assert done.status == 2 and "has format 2, this version reads 1: update" in done.err
+
+
+def test_a_stop_does_not_hide_what_failed_before(cli, stop_at):
+    stop_at(2, send(signal.SIGTERM))
+    done = cli("-m", *QUICK, "lrd.p=0,0.5")
+    assert done.status == 143 and "stopped by SIGTERM" in done.err
+    assert "lrd.p=0: lrd.p must be in (0, 1]" in done.err
+
+
 def test_other_conditions_are_noted(cli, half: Run):
     record = json.loads((half.folder / "run.json").read_text())
     record["threads"], record["versions"]["torch"] = 64, "1.0"
