@@ -42,7 +42,7 @@ class Images(Dataset):
         if holdout < 0:
             raise ValueError(f"dataset.holdout must be at least 0, got {holdout}")
         self.setup, self.name, self.holdout = setup, name, holdout
-        self.root = Path(setup.root)
+        self.root = Path(setup.root).expanduser()
 
     @abstractmethod
     def read(self, train: bool) -> tuple[Tensor, Tensor]:
