@@ -47,15 +47,20 @@ def _fold(x: Tensor, shift: int) -> Tensor:
 
 
 def mix(index: Tensor, key: int) -> Tensor:
-    """Hash int32 ``index`` in place under a 64-bit ``key`` to int32 with all 32 bits random.
+    """Hash int32 ``index`` in place under a 64-bit ``key`` to int32 with all 32 bits random."""
+    return rounds(index, signed(key), signed(key >> 32))
+
+
+def rounds(x: Tensor, low: int | Tensor, high: int | Tensor) -> Tensor:
+    """:func:`mix` under a key given as two int32 words, which a compiled kernel takes as tensors.
 
     Three multiply rounds with the constants of triple32 (Wellons, "Prospecting for hash
     functions", 2018). One half of the key enters before the first round and the other between the
     first and the second; with two rounds, or with the second half left out, neighbouring steps
     correlate.
     """
-    x = index.bitwise_xor_(signed(key))
-    x = _fold(x, 17).mul_(signed(0xED5AD4BB)).bitwise_xor_(signed(key >> 32))
+    x = x.bitwise_xor_(low)
+    x = _fold(x, 17).mul_(signed(0xED5AD4BB)).bitwise_xor_(high)
     x = _fold(x, 11).mul_(signed(0xAC4C1B51))
     x = _fold(x, 15).mul_(signed(0x31848BAB))
     return _fold(x, 14)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy import stats
 
-from lrd.masks import bits, draw, keep_bits, keep_mask, key, mix
+from lrd.masks import bits, draw, keep_bits, keep_mask, key, mix, rounds, signed
 
 N = 1 << 20
 
@@ -171,11 +171,11 @@ def test_cpu_and_gpu_draw_the_same_bits():
 
 @pytest.mark.slow
 def test_a_compiled_kernel_draws_the_same_bits():
-    def mask(index: torch.Tensor, word: int) -> torch.Tensor:
-        return mix(index.clone(), word)
+    def hashed(index: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
+        return rounds(index.clone(), low, high)
 
-    index = torch.arange(N, dtype=torch.int32)
-    compiled = torch.compile(mask)
+    index, compiled = torch.arange(N, dtype=torch.int32), torch.compile(hashed)
     for step in range(3):
         word = key(0, step, 0)
-        assert torch.equal(compiled(index, word), mask(index, word))
+        halves = (torch.tensor(signed(w), dtype=torch.int32) for w in (word, word >> 32))
+        assert torch.equal(compiled(index, *halves), mix(index.clone(), word))
