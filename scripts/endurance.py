@@ -27,8 +27,8 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import lrd.session  # noqa: F401  torch and all, once: the children start from here
 import run as entry
-from lrd import session
 from lrd.log import JsonLines
 from lrd.optim import LRDropout
 from lrd.runs import Run, find
@@ -199,7 +199,6 @@ def main() -> int:
     parser.add_argument("--every-optimizer", action="store_true", help="each with and without LRD")
     parser.add_argument("--writers", type=int, help="sweep with so many processes instead")
     args = parser.parse_intermixed_args()
-    assert session is not None  # imported here, so that no child imports it anew
     if args.writers:
         return writers(args.writers, args.overrides)
     cells = [[*QUICK, *args.overrides]]

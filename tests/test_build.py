@@ -25,9 +25,8 @@ def options(group: str) -> list[str]:
 
 
 def choices() -> list[tuple[str, ...]]:
-    """Every option of every group, in a composition where it makes sense."""
-    out = [(f"{group}={option}",) for group in GROUPS for option in options(group)]
-    return [("dataset=mnist", *c) if c == ("dataset=fcnet",) else c for c in out]
+    """Every option of every group."""
+    return [(f"{group}={option}",) for group in GROUPS for option in options(group)]
 
 
 @pytest.mark.parametrize("choice", choices(), ids="".join)
