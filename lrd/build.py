@@ -2,22 +2,24 @@
 
 import difflib
 import inspect
-import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 from hydra.utils import get_object
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lrd import machine
 from lrd.config import Config
+from lrd.implement import implement
 from lrd.masks import key
 from lrd.optim import LRDropout
 from lrd.regularizers import Regularizer
 from lrd.schedules import Schedule
 from lrd.task import Dataset, Setup, Task
+from lrd.train import Trainer
 
 # What each open group may name, and the arguments that are given here and not in a file.
 KINDS: dict[str, tuple[type, tuple[str, ...]]] = {
@@ -29,15 +31,19 @@ KINDS: dict[str, tuple[type, tuple[str, ...]]] = {
     "regularizer": (Regularizer, ()),
 }
 PACKAGES = ("torch", "torchvision", "lrd", "tasks")
-_THREADS = torch.get_num_threads()
 
 
-def parts(config: Config) -> dict[str, Any]:
-    """What a Trainer is made of, checked and instantiated; reads no data.
+def parts(
+    config: Config, recorded: dict[str, Any] | None = None
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """What a Trainer is made of, checked and instantiated, and how it computes; reads no data.
+
+    ``recorded`` is the record of an unfinished run that goes on: its choices are repeated.
 
     Raises ValueError, in one line, for whatever a user may have got wrong.
     """
-    device = _prepare(config)
+    device, matmul = machine.prepare(config, recorded)
+    precision = machine.precision(config.train.precision, device)
     setup = Setup(
         config.seed,
         device,
@@ -47,8 +53,8 @@ def parts(config: Config) -> dict[str, Any]:
         config.data.download,
         config.data.workers,
     )
-    allow = config.run.allow
-    kinds = {g: _kind(g, getattr(config, g), allow) for g in KINDS if g != "regularizer"}
+    allow, quick = config.run.allow, config.lrd.implementation != "reference"
+    kinds = {g: _kind(g, getattr(config, g), allow, quick) for g in KINDS if g != "regularizer"}
     regularizers = [_kind("regularizer", n, allow)() for n in config.regularizer.values()]
     schedule = kinds["schedule"]()
     task = kinds["task"](setup, kinds["dataset"](setup), kinds["model"])
@@ -56,12 +62,13 @@ def parts(config: Config) -> dict[str, Any]:
     model = task.model()
     for regularizer in regularizers:
         regularizer.on_model(model)
-    memory = torch.channels_last if config.train.channels_last else torch.preserve_format
-    model = model.to(device, memory_format=memory)  # type: ignore[call-overload]
+    model = model.to(device)
+    if config.train.channels_last:
+        model.register_forward_pre_hook(_channels_last)
     optimizer = _wrap(kinds["optim"](task.param_groups(model)), config)
     if config.train.compile:
         model.compile()
-    return dict(
+    built = dict(
         task=task,
         model=model,
         optimizer=optimizer,
@@ -71,26 +78,39 @@ def parts(config: Config) -> dict[str, Any]:
         seed=config.seed,
         epochs=config.train.epochs,
         max_steps=config.train.max_steps,
-        bf16=config.train.precision == "bf16",
+        bf16=precision == "bf16",
+        batch_size=config.train.batch_size,
+        cuda_graph=config.train.cuda_graph,
+    )
+    return built, {"precision": precision, "matmul": matmul}
+
+
+def trainer(
+    config: Config,
+    built: dict[str, Any],
+    recorded: dict[str, Any] | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> tuple[Trainer, str]:
+    """The Trainer of :func:`parts`, its data read, and the implementation of its steps."""
+    made = Trainer(**built)
+    before = (recorded or {}).get("implementation")
+    return made, implement(made.optimizer, config.lrd.implementation, before, made.steps, say)
+
+
+def _channels_last(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Images to channels last, which the layers behind keep. The weights stay row-major, as the
+    masks count them; a convolution brings them along."""
+    return tuple(
+        x.contiguous(memory_format=torch.channels_last)
+        if isinstance(x, Tensor) and x.dim() == 4
+        else x
+        for x in inputs
     )
 
 
-def _prepare(config: Config) -> torch.device:
-    """Set torch's switches as the configuration says and return the device."""
-    wanted, gpu = config.train.device, torch.cuda.is_available()
-    if wanted == "cuda" and not gpu:
-        raise ValueError("train.device must be auto or cpu where torch finds no GPU, got cuda")
-    torch.set_num_threads(config.train.threads or _THREADS)
-    float32 = "tf32" if config.train.precision == "tf32" else "ieee"
-    torch.backends.cuda.matmul.fp32_precision = float32
-    torch.backends.cudnn.conv.fp32_precision = float32  # type: ignore[attr-defined]
-    if config.train.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(config.train.deterministic)
-    return torch.device("cuda", 0) if gpu and wanted != "cpu" else torch.device("cpu")
-
-
-def _kind(group: str, node: dict[str, Any], allow: list[str]) -> Callable[..., Any]:
+def _kind(
+    group: str, node: dict[str, Any], allow: list[str], quick: bool = True
+) -> Callable[..., Any]:
     """The class that a group's ``_target_`` names, with its settings bound.
 
     Only a class of the group's type is ever called, found in torch, torchvision, lrd, tasks or a
@@ -114,7 +134,7 @@ def _kind(group: str, node: dict[str, Any], allow: list[str]) -> Callable[..., A
         raise ValueError(f"{group}._target_ must be a kind of {kind.__name__}, got {target}")
     settings = {k: v for k, v in node.items() if k != "_target_"}
     _check_settings(group, found, settings, given)
-    if group == "optim":
+    if group == "optim" and quick:
         settings |= _quick(found, settings)
     return partial(_call, group, found, settings)
 

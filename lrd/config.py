@@ -40,9 +40,12 @@ def apart(default: Any = None, factory: Any = None) -> Any:
 @dataclass
 class LRD:
     p: float = 0.5
+    implementation: str = apart("auto")
 
     def __post_init__(self) -> None:
         rule("lrd.p", self.p, 0 < self.p <= 1, "in (0, 1] (the probability to KEEP an update)")
+        options = ["auto", "single_pass", "generic", "reference"]
+        one_of("lrd.implementation", self.implementation, options)
 
 
 @dataclass
@@ -52,6 +55,7 @@ class Train:
     precision: str = "fp32"
     channels_last: bool = False
     compile: bool = False
+    cuda_graph: bool = False
     deterministic: bool = False
     max_steps: int | None = None
     device: str = apart("auto")
@@ -64,7 +68,7 @@ class Train:
         for name in ("max_steps", "threads"):
             value = getattr(self, name)
             rule(f"train.{name}", value, value is None or value >= 1, "at least 1, or null")
-        one_of("train.precision", self.precision, ["fp32", "tf32", "bf16"])
+        one_of("train.precision", self.precision, ["fp32", "tf32", "bf16", "fast"])
         one_of("train.device", self.device, ["auto", "cpu", "cuda"])
 
 

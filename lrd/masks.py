@@ -87,9 +87,17 @@ def keep_bits(
 
     An element is kept where 31 random bits fall below p, exact to 2**-31; 0 < p < 1.
     """
-    below = min(max(round(p * 2**31), 1), 2**31 - 1)
-    u = bits(seed, step, start=start, count=count, device=device).bitwise_and_(0x7FFFFFFF)
-    return u.sub_(below).bitwise_right_shift_(31)
+    return keep_words(bits(seed, step, start=start, count=count, device=device), keep_below(p))
+
+
+def keep_below(p: float) -> int:
+    """What 31 random bits must fall below for an update to be kept; all do at p = 1."""
+    return 2**31 if p == 1 else min(max(round(p * 2**31), 1), 2**31 - 1)
+
+
+def keep_words(x: Tensor, below: int) -> Tensor:
+    """int32 ``x``, 32 random bits each, turned in place into the mask of :func:`keep_bits`."""
+    return x.bitwise_and_(0x7FFFFFFF).sub_(below).bitwise_right_shift_(31)
 
 
 def keep_mask(

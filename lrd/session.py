@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from lrd import checkpoint, provenance
-from lrd.build import parts
+from lrd.build import parts, trainer
 from lrd.config import Config
 from lrd.interrupt import Interrupted, Requests
 from lrd.lock import NAME, locked
@@ -33,8 +33,10 @@ def run(config: Config, choices: dict[str, str], say: Say) -> Run:
     if (done := _finished(config)) is not None:
         say(f"finished already: {done.folder} (run.force=true runs it anew)")
         return done
-    built = parts(config)
-    folder = open_run(config).folder
+    place = open_run(config)
+    folder = place.folder
+    before = place.record if (folder / "last.pt").exists() and not config.run.force else None
+    built, computed = parts(config, before)
     try:
         with Requests() as requests, locked(folder):
             if (done := _finished(config)) is not None:
@@ -42,7 +44,8 @@ def run(config: Config, choices: dict[str, str], say: Say) -> Run:
                 return done
             if config.run.force:
                 _clear(config)
-            return _Session(config, Trainer(**built), requests).run(choices, say)
+            made, computed["implementation"] = trainer(config, built, before, say)
+            return _Session(config, made, computed, requests).run(choices, say)
     except OSError as error:
         raise OSError(
             f"{error.filename or folder}: {error.strerror}; what was written before is whole: make "
@@ -66,11 +69,12 @@ def _clear(config: Config) -> None:
 class _Session:
     config: Config
     trainer: Trainer
+    computed: dict[str, str]
     requests: Requests
 
     def run(self, choices: dict[str, str], say: Say) -> Run:
         place = open_run(self.config)
-        now = provenance.describe(self.trainer.device)
+        now = provenance.describe(self.trainer.device, **self.computed)
         self.last = place.folder / "last.pt"
         self.identity = place.identity
         if self.last.exists():
@@ -93,7 +97,7 @@ class _Session:
         self.trainer.load(checkpoint.load(self.last, device, self.identity))
         at = self.trainer.progress
         say(f"going on after epoch {at.epoch}, step {at.step}: {place.folder}")
-        for name in ("device", "threads", "implementation", "versions"):
+        for name in ("device", "threads", "versions", *self.computed):
             if name in place.record and place.record[name] != now[name]:
                 say(
                     f"note: {name} was {place.record[name]}, is {now[name]}: "

@@ -6,6 +6,7 @@ Inside an epoch nothing waits for the device: losses and scores are summed there
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
@@ -15,12 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from lrd.graph import Captured, ahead
 from lrd.log import Numbers, Sink
 from lrd.masks import key
 from lrd.optim import LRDropout
 from lrd.regularizers import Regularizer
 from lrd.schedules import Schedule
-from lrd.task import Step, Task
+from lrd.task import Batch, Step, Task
 
 
 @dataclass
@@ -78,6 +80,8 @@ class Trainer:
     epochs: int
     max_steps: int | None = None
     bf16: bool = False
+    batch_size: int | None = None
+    cuda_graph: bool = False
     sinks: list[Sink] = field(default_factory=list)
     safe_point: Callable[["Trainer"], None] = lambda trainer: None
     after_epoch: Callable[["Trainer"], None] = lambda trainer: None
@@ -85,8 +89,13 @@ class Trainer:
 
     def __post_init__(self) -> None:
         total = self.epochs * self.task.steps_per_epoch
+        self.steps = min(total, self.max_steps or total)
         self.scheduler = LambdaLR(self.optimizer, lambda step: self.schedule(step, total))
         self.metrics = {n: m.to(self.device) for n, m in self.task.metrics().items()}
+        self.gradients = self._gradients
+        if self.cuda_graph and self.device.type == "cuda":
+            params = [p for group in self.optimizer.param_groups for p in group["params"]]
+            self.gradients = Captured(self._gradients, params)
 
     def run(self) -> None:
         """Train from where ``progress`` stands to the end. Raises FloatingPointError on
@@ -95,17 +104,13 @@ class Trainer:
         while not self.finished:
             began = time.perf_counter() - at.seconds
             self.model.train()
-            for batch in self.task.train_batches(at.epoch, start=at.step):
+            for batch in ahead(self.task.train_batches(at.epoch, start=at.step), self.device):
                 if at.total == self.max_steps:
                     break
                 seed_generators(self.device, self.seed, at.total)
                 for regularizer in self.regularizers:
                     batch = regularizer.on_batch(batch, at.total)
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-                    step = self.task.step(self.model, batch)  # f_t(W_{t-1})
-                loss = reduce(add, step.losses.values())
-                self.optimizer.zero_grad()
-                loss.backward()  # G_t
+                step, loss = self.gradients(batch)  # f_t(W_{t-1}) and G_t
                 for regularizer in self.regularizers:
                     regularizer.on_gradients(self.optimizer, at.total)
                 self.optimizer.step()  # M_t, V_t, D_t and W_t = W_{t-1} - alpha D_t dW_t
@@ -116,6 +121,16 @@ class Trainer:
                     sink.step(at.epoch, at.step)
                 self.safe_point(self)
             self._end_epoch(began)
+
+    def _gradients(self, batch: Batch) -> tuple[Step, Tensor]:
+        """Forward and backward pass; a compiled model is compiled for whole batches alone."""
+        self.optimizer.zero_grad()
+        with _compiling(self.batch_size in (None, len(batch))):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+                step = self.task.step(self.model, batch)
+            loss = reduce(add, step.losses.values())
+            loss.backward()
+        return step, loss
 
     def _end_epoch(self, began: float) -> None:
         """Read the sums (the epoch's one wait for the device), evaluate and log."""
@@ -153,7 +168,10 @@ class Trainer:
             metric.reset()
         for batch in self.task.eval_batches():
             self.safe_point(self)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            with (
+                _compiling(False),
+                torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16),
+            ):
                 self.task.eval_step(self.model, batch, self.metrics)
         return {name: float(metric.compute()) for name, metric in self.metrics.items()}
 
@@ -178,6 +196,11 @@ class Trainer:
         if not self.finished:
             self.optimizer.load_state_dict(state["optimizer"])
             self.scheduler.load_state_dict(state["scheduler"])
+
+
+def _compiling(wanted: bool) -> AbstractContextManager[Any]:
+    """Whether a compiled model runs as such; a shape that is rare is not worth a compilation."""
+    return nullcontext() if wanted else torch.compiler.set_stance("force_eager")
 
 
 def seed_generators(device: torch.device, seed: int, step: int, rank: int = 0) -> None:

@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import lrd.session  # noqa: F401  torch and all, once: the children start from here
 import run as entry
 from lrd.log import JsonLines
-from lrd.optim import LRDropout
+from lrd.restore import Snapshot
 from lrd.runs import Run, find
 from lrd.train import Trainer
 
@@ -52,7 +52,7 @@ def half_a_line(sink: JsonLines, numbers: dict[str, Any]) -> None:
 # Where a run may be killed: the function that is on its way, what happens instead of it, and how
 # often it is called in a run of QUICK.
 POINTS: dict[str, tuple[Any, str, Callable[..., None], int]] = {
-    "step": (LRDropout, "_restore", lambda *a, **k: die(), 200),
+    "step": (Snapshot, "restore", lambda *a, **k: die(), 40),
     "evaluation": (Trainer, "_require_finite", lambda *a, **k: die(), 8),
     "metrics": (JsonLines, "epoch", half_a_line, 4),
     "flush": (os, "fsync", lambda *a, **k: die(), 12),
