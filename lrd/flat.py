@@ -11,6 +11,9 @@ from lrd.kernels import LANES, any_rows, rows
 
 # What tensor cores and vector loads want a tensor's address to be a multiple of.
 ALIGNMENT = 16
+# The attribute in which a parameter notes how many elements share its buffer: what looks like
+# padding to a few of them is the memory of the others.
+_MEMBERS = "_lrd_flat_members"
 
 
 @torch.no_grad()
@@ -51,7 +54,8 @@ def _aligned(params: list[Tensor]) -> list[list[Tensor]]:
 
 
 def _lay(params: list[Tensor], gradients: bool) -> None:
-    count = rows(sum(p.numel() for p in params)) * LANES
+    members = sum(p.numel() for p in params)
+    count = rows(members) * LANES
     values = torch.zeros(count, device=params[0].device)
     grads = torch.zeros(count, device=params[0].device) if gradients else None
     at = 0
@@ -60,6 +64,7 @@ def _lay(params: list[Tensor], gradients: bool) -> None:
         view = values[place].view(param.shape)
         view.copy_(param)
         param.data = view
+        setattr(param, _MEMBERS, members)
         if grads is not None:
             param.register_post_accumulate_grad_hook(_gather(grads[place].view(param.shape)))
         at = place.stop
@@ -74,6 +79,13 @@ def _gather(view: Tensor) -> Callable[[Tensor], None]:
             param.grad = view
 
     return gather
+
+
+def buffer_of(params: Sequence[Tensor]) -> Tensor | None:
+    """The (rows, LANES) buffer of which ``params`` are all the members; None if they are not."""
+    if getattr(params[0], _MEMBERS, None) != sum(p.numel() for p in params):
+        return None
+    return as_rows([p.detach() for p in params])
 
 
 def as_rows(tensors: Sequence[Tensor]) -> Tensor | None:

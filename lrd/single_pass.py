@@ -122,7 +122,7 @@ def _bind(base: Optimizer, part: list[_Member]) -> _Buffer | None:
     group, start, params = part[0].group, part[0].index, [m.param for m in part]
     count = sum(q.numel() for q in params)
     rule, own = rule_for(base, group), [base.state.get(param, {}) for param in params]
-    weights = flat.as_rows([q.detach() for q in params])
+    weights = flat.buffer_of(params)
     grads = flat.as_rows([q.grad for q in params if q.grad is not None])
     if rule is None or weights is None or grads is None or start >> 32 != start + count - 1 >> 32:
         return None

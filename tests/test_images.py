@@ -27,8 +27,11 @@ MNIST_COUNTS = {  # LeCun's files: how often each of 0 ... 9 occurs
 }
 
 
-def data_set(kind: Any, root: Path | str = "none", holdout: int = 0, **settings: Any) -> Images:
-    return kind(Setup(root=str(root), **settings), name=kind.__name__.lower(), holdout=holdout)
+def data_set(
+    kind: Any, root: Path | str = "none", holdout: int = 0, subset: Any = None, **settings: Any
+) -> Images:
+    setup = Setup(root=str(root), **settings)
+    return kind(setup, name=kind.__name__.lower(), holdout=holdout, subset=subset)
 
 
 def content(data: Images) -> list[tuple[Tensor, Tensor]]:
@@ -270,3 +273,68 @@ def test_a_holdout_that_leaves_nothing_or_is_negative_is_refused():
         assert refusal(data_set(Digits, holdout=size)) == rule
     with pytest.raises(ValueError, match="dataset.holdout must be at least 0, got -1"):
         data_set(Digits, holdout=-1)
+
+
+def sampled(subset: int | None, **settings: Any) -> Tensor:
+    return data_set(Digits, subset=subset, **settings).splits()[0].index
+
+
+@pytest.mark.parametrize("subset", [1, 9, 10, 101, 1385, 1400, 1437])
+def test_a_subset_has_as_many_of_each_class_as_can_be(subset: int):
+    (_, everything), _ = content(data_set(Digits))
+    (_, labels), _ = content(data_set(Digits, subset=subset))
+    there, taken = (np.bincount(y.numpy(), minlength=10) for y in (everything, labels))
+    assert taken.sum() == subset and (taken <= there).all()
+    assert (taken[taken < there] >= taken.max() - 1).all()  # fewer only where there are no more
+
+
+def test_a_subset_is_the_same_samples_for_every_seed_and_generator():
+    assert torch.equal(sampled(500), sampled(500, seed=9))
+    torch.manual_seed(3)
+    assert torch.equal(sampled(500), sampled(500))
+    index = sampled(500)
+    assert torch.equal(index, index.unique())  # in ascending order, each once
+
+
+def test_the_samples_of_a_subset_may_never_change():
+    assert sampled(10).tolist() == [69, 135, 540, 584, 619, 977, 1006, 1053, 1158, 1163]
+
+
+def test_a_smaller_subset_lies_within_a_larger_one_and_all_is_the_whole_set():
+    sizes = [10, 11, 300, 1400]
+    nested = [set(sampled(size).tolist()) for size in sizes]
+    assert nested[0] < nested[1] < nested[2] < nested[3]
+    assert torch.equal(sampled(1437), sampled(None))
+
+
+def test_a_subset_is_drawn_from_anywhere_in_the_set():
+    index = sampled(700).double()
+    assert abs(float(index.mean()) - 718) < 4 * 1437 / 12**0.5 / 700**0.5
+    assert torch.histc(index, 10, 0, 1437).min() > 45  # 70 by chance
+
+
+def test_a_subset_leaves_the_test_set_whole_and_every_sample_its_number(real_data: Path):
+    train, test = data_set(CIFAR10, real_data, subset=5000).splits()
+    (images, labels), (test_images, test_labels) = read(CIFAR10, real_data)
+    assert np.bincount(train.labels[train.index].numpy()).tolist() == [500] * 10
+    assert torch.equal(train.images[train.index], images[train.index])
+    assert torch.equal(train.labels[train.index], labels[train.index])
+    assert torch.equal(test.images[test.index], test_images)
+    assert torch.equal(test.labels[test.index], test_labels)
+
+
+def test_a_holdout_is_taken_from_the_subset():
+    train, kept = data_set(Digits, subset=500, holdout=120).splits()
+    assert len(train.index) == 380 and len(kept.index) == 120
+    assert torch.equal(torch.cat([train.index, kept.index]).sort().values, sampled(500))
+    rule = "dataset.holdout must be below the 500 training samples of digits, got 500"
+    assert refusal(data_set(Digits, subset=500, holdout=500)) == rule
+
+
+def test_a_subset_that_is_none_or_larger_than_the_set_is_refused():
+    for size in (0, -5, 2.5, "half", True):
+        rule = f"^dataset.subset must be a whole number of at least 1, or null, got {size}$"
+        with pytest.raises(ValueError, match=rule):
+            data_set(Digits, subset=size)
+    rule = "dataset.subset must be at most the 1437 training samples of digits, got 1438"
+    assert refusal(data_set(Digits, subset=1438)) == rule

@@ -165,7 +165,7 @@ def test_no_schedule_no_scale_no_p_and_no_size_compiles_anew():
     scaler = torch.amp.GradScaler("cpu", init_scale=8.0)  # type: ignore[attr-defined]
     for t in range(3, 9):
         lrd.zero_grad()
-        loss = sum((p**2).sum() for p in params)
+        loss = torch.stack([(p**2).sum() for p in params]).sum()
         scaler.scale(loss).backward()
         scaler.step(lrd)
         scaler.update()

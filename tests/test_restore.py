@@ -1,0 +1,200 @@
+"""The generic path: by a compiled kernel, in chunks and naively, the same bits."""
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from lrd import LRDropout, flat, kernels
+from lrd.masks import keep_mask
+from lrd.restore import SMALL, Snapshot, Span, kept, restore_naively
+
+P, SEED, STEP = 0.6, 5, 9
+# Around every edge: a row, the packing of small ones, a chunk; nothing, and one element.
+COUNTS = [1, 255, 256, 257, SMALL - 1, SMALL, SMALL + 300, 0, 3 * 256, 1 << 18, (1 << 18) + 777]
+MODES = [
+    False,
+    pytest.param(
+        True,
+        marks=pytest.mark.skipif(not kernels.can_compile("cpu"), reason="needs a C++ compiler"),
+    ),
+]
+
+
+def spans(tensors: list[Tensor], first: int = 0) -> list[Span]:
+    made, index = [], first
+    for tensor in tensors:
+        made.append(Span(index, P, tensor))
+        index += tensor.numel()
+    return made
+
+
+def check(tensors: list[Tensor], compile: bool, first: int = 0) -> None:
+    """Every value moved, then restored: against the mask by its definition."""
+    places = spans(tensors, first)
+    olds = [t.clone() for t in tensors]
+    snapshot = Snapshot(places)
+    for step in (STEP, STEP + 1):  # the object serves more than one step
+        before = [t.clone() for t in tensors]
+        snapshot.take()
+        for tensor in tensors:
+            tensor.neg_()
+        snapshot.restore(SEED, step, compile)
+        for span, old in zip(places, before, strict=True):
+            mask = keep_mask(SEED, step, P, start=span.index, count=old.numel()).view(old.shape)
+            assert torch.equal(span.tensor, torch.where(mask, -old, old))
+    assert len(olds) == len(tensors)
+
+
+def numbers(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    generator = torch.Generator().manual_seed(sum(shape))
+    return torch.rand(*shape, generator=generator, dtype=torch.float64).add(0.5).to(dtype)
+
+
+@pytest.mark.parametrize("compile", MODES)
+def test_sizes_around_every_edge(compile: bool):
+    check([numbers(count) for count in COUNTS], compile)
+    for count in (1, 256, SMALL):
+        check([numbers(count)], compile)
+
+
+@pytest.mark.parametrize("compile", MODES)
+def test_types_and_strides(compile: bool):
+    half = numbers(SMALL + 3).to(torch.bfloat16)
+    tensors = [
+        half,
+        numbers(SMALL + 5, dtype=torch.float64),
+        torch.complex(numbers(70, 3), numbers(70, 3)),
+        numbers(70, 300).t(),
+        numbers(4, 8, 16, 64).contiguous(memory_format=torch.channels_last),
+        numbers(64, 1000)[:, ::2],
+        numbers(SMALL),
+    ]
+    check(tensors, compile)
+
+
+@pytest.mark.parametrize("compile", MODES)
+@pytest.mark.parametrize("first", [2**31 - 1000, 2**32 - 1000, 2**32 + 7, 2**33 - 1])
+def test_indices_of_64_bits(first: int, compile: bool):
+    check([numbers(500), numbers(SMALL + 10), numbers(3)], compile, first)
+
+
+@pytest.mark.parametrize("compile", MODES)
+def test_neighbours_in_a_flat_buffer_are_one(compile: bool):
+    params = [numbers(count).requires_grad_() for count in (40_000, 16, 800)]
+    flat.lay_out([{"params": params}], gradients=False)
+    views = [p.detach() for p in params]
+    snapshot = Snapshot(spans(views))
+    assert len(snapshot.groups) == 1 and len(snapshot.groups[0].blocks) == 2  # rows, and the rest
+    check(views, compile)
+
+
+def test_infinities_and_nans_come_back_to_the_bit():
+    odd = torch.tensor([float("nan"), float("inf"), -0.0, 1e-40] * 5000)
+    odd.view(torch.int32)[0] = 0x7FC12345  # a NaN with a payload
+    for compile in (False, kernels.can_compile("cpu")):
+        tensor = odd.clone()
+        snapshot = Snapshot([Span(0, P, tensor)])
+        snapshot.take()
+        tensor.fill_(3.0)
+        snapshot.restore(SEED, STEP, compile)
+        mask = keep_mask(SEED, STEP, P, start=0, count=len(odd))
+        assert torch.equal(tensor.view(torch.int32)[~mask], odd.view(torch.int32)[~mask])
+
+
+def after(implementation: str, lay: Callable[..., None] | None = None) -> list[Tensor]:
+    torch.manual_seed(0)
+    params = [torch.randn(s, requires_grad=True) for s in ((300, 70), (70,), (5, 3, 3, 3))]
+    base = torch.optim.NAdam(params, lr=0.01)
+    if lay is not None:
+        lay(base.param_groups)
+    lrd = LRDropout(base, p=P, seed=SEED, implementation=implementation)
+    for _ in range(5):
+        lrd.zero_grad()
+        sum(((p - 1) ** 2).sum() for p in params).backward()  # type: ignore[union-attr]
+        lrd.step()
+    assert lrd.path == ("reference" if implementation == "reference" else "generic")
+    return [p.detach() for p in params]
+
+
+def test_generic_in_every_form_is_the_reference_to_the_bit(monkeypatch: pytest.MonkeyPatch):
+    reference = after("reference")
+    monkeypatch.setitem(kernels.WORTH, "cpu", 40_000)  # auto compiles from the second step on
+    forms = [after("generic"), after("auto"), after("generic", flat.lay_out)]
+    monkeypatch.setattr(kernels, "COMPILE", False)
+    for params in (*forms, after("generic"), after("auto")):
+        assert all(torch.equal(a, b) for a, b in zip(params, reference, strict=True))
+
+
+@pytest.mark.skipif(not kernels.can_compile("cpu"), reason="needs a C++ compiler")
+def test_auto_compiles_once_there_was_work_enough(monkeypatch: pytest.MonkeyPatch):
+    asked = []
+    original = Snapshot.restore
+
+    def restore(self: Snapshot, seed: int, step: int, compile: bool) -> None:
+        asked.append(compile)
+        original(self, seed, step, compile)
+
+    monkeypatch.setattr(Snapshot, "restore", restore)
+    monkeypatch.setitem(kernels.WORTH, "cpu", 3 * 1000)
+    param = torch.ones(1000, requires_grad=True)
+    lrd = LRDropout(torch.optim.SGD([param], lr=0.1))
+    for _ in range(5):
+        param.grad = torch.ones_like(param)
+        lrd.step()
+    assert asked == [False, False, True, True, True]
+
+
+def test_parameters_that_move_are_followed():
+    """A parameter given new memory, as model.to() does, and an optimizer that is copied."""
+    param = numbers(SMALL).requires_grad_()
+    lrd = LRDropout(torch.optim.SGD([param], lr=0.1), p=P, seed=SEED)
+    for step in range(3):
+        param.data = param.data.clone() if step == 1 else param.data
+        param.grad = torch.ones_like(param)
+        before = param.detach().clone()
+        lrd.step()
+        mask = keep_mask(SEED, step, P, start=0, count=SMALL)
+        assert torch.equal(param.detach() != before, mask)
+    twin = copy.deepcopy(lrd)
+    twin.param_groups[0]["params"][0].grad = torch.ones(SMALL)
+    before = param.detach().clone()
+    twin.step()
+    assert torch.equal(param.detach(), before)
+
+
+def test_kept_counts_by_the_mask():
+    places = [
+        Span(3, 0.3, numbers(1 << 19)),
+        Span(2**32 - 5, 1.0, numbers(70)),
+        Span(9, 0.9, numbers(0)),
+    ]
+    expected = int(keep_mask(SEED, STEP, 0.3, start=3, count=1 << 19).sum()) + 70
+    assert kept(places, SEED, STEP) == expected
+
+
+def test_naive_restore_is_the_definition():
+    tensor = numbers(1000)
+    old = tensor.clone()
+    tensor.neg_()
+    restore_naively([Span(17, P, tensor)], [old], SEED, STEP)
+    mask = keep_mask(SEED, STEP, P, start=17, count=1000)
+    assert torch.equal(tensor, torch.where(mask, -old, old))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("compile", [False, True])
+def test_on_a_gpu_the_same_elements_are_restored(compile: bool):
+    tensors = [numbers(count).cuda() for count in COUNTS]
+    olds = [t.clone() for t in tensors]
+    snapshot = Snapshot(spans(tensors))
+    snapshot.take()
+    for tensor in tensors:
+        tensor.neg_()
+    snapshot.restore(SEED, STEP, compile)
+    for span, old in zip(spans(tensors), olds, strict=True):
+        mask = keep_mask(SEED, STEP, P, start=span.index, count=old.numel()).cuda()
+        assert torch.equal(span.tensor, torch.where(mask, -old, old))
