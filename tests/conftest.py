@@ -13,6 +13,7 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 
 import run as entry
+from lrd import kernels
 
 torch.set_num_threads(1)  # on tensors this small, threads on a shared machine only wait
 
@@ -33,6 +34,7 @@ def _no_traces() -> Iterator[None]:
     deterministic = torch.are_deterministic_algorithms_enabled()
     matmul: Any = torch.backends.cuda.matmul
     conv: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    onednn: Any = getattr(torch.backends.mkldnn, "matmul", None)
     precision = matmul.fp32_precision, conv.fp32_precision
     with mock.patch.dict(os.environ):
         yield
@@ -40,6 +42,10 @@ def _no_traces() -> Iterator[None]:
     torch.set_rng_state(random)
     torch.use_deterministic_algorithms(deterministic)
     matmul.fp32_precision, conv.fp32_precision = precision
+    if onednn is not None:
+        onednn.fp32_precision = "none"
+    torch.set_flush_denormal(False)
+    kernels.COMPILE = True
     GlobalHydra.instance().clear()
 
 

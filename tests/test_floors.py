@@ -12,7 +12,12 @@ ROOT = Path(__file__).parents[1]
 FLOORS = {
     "masks": set(),
     "config": set(),
-    "optim": {"masks"},
+    "kernels": {"masks"},
+    "flat": {"kernels"},
+    "restore": {"kernels", "masks"},
+    "rules": {"rmsprop"},
+    "single_pass": {"flat", "kernels", "rules"},
+    "optim": {"kernels", "restore", "rules", "single_pass"},
     "rmsprop": set(),
     "task": {"masks"},
     "schedules": set(),
@@ -23,13 +28,19 @@ FLOORS = {
     "checkpoint": {"identity", "runs"},
     "lock": set(),
     "interrupt": set(),
-    "build": {"config", "masks", "optim", "regularizers", "schedules", "task"},
+    "implement": {"flat", "kernels", "optim", "restore", "rules", "single_pass"},
+    "machine": {"config"},
+    "graph": {"task"},
+    "build": {
+        *("config", "implement", "machine", "masks", "optim", "regularizers", "schedules"),
+        *("task", "train"),
+    },
     "session": {
         *("build", "checkpoint", "config", "interrupt", "lock", "log", "provenance", "runs"),
         "train",
     },
     "provenance": {"__init__"},
-    "train": {"masks", "optim", "task", "schedules", "regularizers", "log", "checkpoint"},
+    "train": {"graph", "masks", "optim", "task", "schedules", "regularizers", "log", "checkpoint"},
 }
 TASKS_MAY = {"lrd.task", "lrd.masks", "lrd.runs"}
 
@@ -80,7 +91,9 @@ def test_wandb_is_imported_only_when_it_is_switched_on():
         assert not any(a.name.startswith("wandb") for n in top for a in n.names)
 
 
-@pytest.mark.parametrize("script", ["table.py table1", "table.py --help", "runs.py"])
+@pytest.mark.parametrize(
+    "script", ["table.py table1", "table.py --help", "runs.py", "equivalence.py fast_digits"]
+)
 def test_reading_scripts_need_no_torch(script: str):
     name, *args = script.split()
     code = f"""

@@ -1,0 +1,100 @@
+"""What a run computes on: torch's switches and the self-test of the matrix product."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor
+
+from lrd import machine
+from lrd.config import compose, read
+
+CPU = torch.device("cpu")
+
+
+def test_denormals_are_zero_after_it():
+    tiny = torch.tensor([1e-39])
+    torch.set_flush_denormal(False)
+    assert (tiny * 0.5).item() != 0
+    machine.prepare(read(compose([])))
+    assert (tiny * 0.5).item() == 0
+
+
+def test_fast_is_bf16_where_the_device_has_it(monkeypatch: pytest.MonkeyPatch):
+    for has, precision in ((True, "bf16"), (False, "fp32")):
+        monkeypatch.setattr(machine, "has_bf16", lambda device, has=has: has)
+        assert machine.precision("fast", CPU) == precision
+    assert [machine.precision(p, CPU) for p in ("fp32", "bf16")] == ["fp32", "bf16"]
+
+
+@pytest.mark.parametrize(
+    ("line", "has"),
+    [
+        ("flags\t\t: fpu sse avx2 avx512f", False),
+        ("flags\t\t: fpu avx512f avx512_bf16", True),
+        ("flags\t\t: fpu amx_bf16 amx_tile", True),
+        ("Features\t: fp asimd bf16", True),
+        ("model name\t: bf16", False),
+    ],
+)
+def test_bf16_is_read_from_the_processors_flags(
+    line: str, has: bool, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(machine.Path, "read_text", lambda self: f"processor\t: 0\n{line}\n")
+    assert machine.has_bf16(CPU) is has
+
+
+def clock(switch: SimpleNamespace, seconds: dict[str, float]) -> Callable[[], float]:
+    """Time that passes, between two looks at it, as fast as the switch says."""
+
+    def ticks() -> Iterator[float]:
+        now = 0.0
+        for number in itertools.count():
+            now += seconds[switch.fp32_precision] if number % 2 else 1.0
+            yield now
+
+    times = ticks()
+    return lambda: next(times)
+
+
+@pytest.mark.parametrize(
+    ("onednn", "error", "pays"),
+    [(0.5, 0.0, True), (0.9, 0.0, False), (0.5, 1e-2, False), (2.0, 0.0, False)],
+)
+def test_onednn_is_taken_where_it_is_as_exact_and_faster(onednn: float, error: float, pays: bool):
+    switch = SimpleNamespace(fp32_precision="none")
+
+    def product(a: Tensor, b: Tensor) -> Tensor:
+        return a @ b + (error if switch.fp32_precision == "bf16" else 0.0)
+
+    now = clock(switch, {"none": 1.0, "bf16": onednn})
+    assert machine.onednn_pays(switch, product, now) is pays
+    assert switch.fp32_precision == "none"
+
+
+def test_a_recorded_choice_is_repeated(monkeypatch: pytest.MonkeyPatch):
+    switch = SimpleNamespace(fp32_precision="none")
+    monkeypatch.setattr(torch.backends.mkldnn, "matmul", switch, raising=False)
+    monkeypatch.setattr(machine, "_capable", lambda: True)
+    monkeypatch.setattr(machine, "onednn_pays", lambda switch: True)
+    config = read(compose([]))
+    assert machine.prepare(config)[1] == "onednn" and switch.fp32_precision == "bf16"
+    assert machine.prepare(config, {"matmul": "default"})[1] == "default"
+    assert switch.fp32_precision == "none"
+    monkeypatch.setattr(machine, "_capable", lambda: False)
+    assert machine.prepare(config)[1] == "default"
+
+
+def test_a_reduced_precision_is_not_mistaken_for_float32():
+    """What bf16 products really do to a float32 matrix would not pass."""
+    switch = SimpleNamespace(fp32_precision="none")
+
+    def product(a: Tensor, b: Tensor) -> Tensor:
+        if switch.fp32_precision == "bf16":
+            return (a.bfloat16() @ b.bfloat16()).float()
+        return a @ b
+
+    now = clock(switch, {"none": 1.0, "bf16": 0.1})
+    assert machine.onednn_pays(switch, product, now) is False
