@@ -1,5 +1,6 @@
 """What a run computes on: the device, torch's switches, and what of it a record must say."""
 
+import logging
 import statistics
 import time
 from collections.abc import Callable
@@ -33,6 +34,8 @@ def prepare(config: Config, recorded: dict[str, Any] | None = None) -> tuple[tor
     torch.backends.cuda.matmul.fp32_precision = float32
     torch.backends.cudnn.conv.fp32_precision = float32  # type: ignore[attr-defined]
     torch.use_deterministic_algorithms(train.deterministic)
+    if not gpu:  # torch warns of that again where a CUDA build compiles for the CPU
+        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     # Numbers below 1e-38 become 0: the moments of weights that stopped moving get there, and an
     # addition of two such takes a CPU some ten times as long.
     torch.set_flush_denormal(device.type == "cpu")

@@ -13,7 +13,7 @@ from torchvision import datasets
 from torchvision.datasets import mnist
 from torchvision.datasets.utils import check_integrity, download_and_extract_archive
 
-from lrd.masks import key
+from lrd.masks import bits, key
 from lrd.task import Dataset, Setup
 
 
@@ -29,7 +29,12 @@ class Split:
 
 class Images(Dataset):
     """Base of the image data sets. ``holdout`` keeps that many training samples, chosen by the
-    seed, for selection: they are evaluated on instead of the test set, which is then not read."""
+    seed, for selection: they are evaluated on instead of the test set, which is then not read.
+
+    ``subset`` leaves that many training samples in the set, as many of each class as can be, and
+    the test set whole. It is part of the data, not of the run: the same samples for every seed, and
+    those of a smaller subset are among those of a larger one.
+    """
 
     shape: ClassVar[tuple[int, int, int]]
     classes: ClassVar[int] = 10
@@ -38,10 +43,16 @@ class Images(Dataset):
     std: ClassVar[tuple[float, ...]] = (1.0,)
     crop: ClassVar[int] = 0  # padding of the random crop; 0: neither crop nor flip
 
-    def __init__(self, setup: Setup, name: str, holdout: int = 0) -> None:
+    def __init__(
+        self, setup: Setup, name: str, holdout: int = 0, subset: int | None = None
+    ) -> None:
         if holdout < 0:
             raise ValueError(f"dataset.holdout must be at least 0, got {holdout}")
-        self.setup, self.name, self.holdout = setup, name, holdout
+        if subset is not None and (type(subset) is not int or subset < 1):
+            raise ValueError(
+                f"dataset.subset must be a whole number of at least 1, or null, got {subset}"
+            )
+        self.setup, self.name, self.holdout, self.subset = setup, name, holdout, subset
         self.root = Path(setup.root).expanduser()
 
     @abstractmethod
@@ -51,20 +62,39 @@ class Images(Dataset):
     def splits(self) -> tuple[Split, Split]:
         """Training and evaluation split, on the training device."""
         images, labels = self._resident(train=True)
-        count = len(labels)
+        kept = self._kept(labels)
+        count = len(kept)
         if self.holdout >= count:
             raise ValueError(
                 f"dataset.holdout must be below the {count} training samples of {self.name}, "
                 f"got {self.holdout}"
             )
         generator = torch.Generator().manual_seed(key("holdout", self.setup.seed))
-        chosen = torch.randperm(count, generator=generator).to(images.device)
+        chosen = kept[torch.randperm(count, generator=generator)].to(images.device)
         held, rest = (part.sort().values for part in chosen.tensor_split([self.holdout]))
         train = Split(images, labels, rest)
         if self.holdout:
             return train, Split(images, labels, held)
         images, labels = self._resident(train=False)
         return train, Split(images, labels, torch.arange(len(labels), device=images.device))
+
+    def _kept(self, labels: Tensor) -> Tensor:
+        """The training samples that ``subset`` leaves, in ascending order, on the CPU."""
+        count = len(labels)
+        if self.subset is None:
+            return torch.arange(count)
+        if self.subset > count:
+            raise ValueError(
+                f"dataset.subset must be at most the {count} training samples of {self.name}, "
+                f"got {self.subset}"
+            )
+        order = bits("subset", start=0, count=count, device="cpu").argsort(stable=True)
+        shuffled = labels.cpu()[order]
+        turn = torch.empty_like(order)  # a sample's place among its class, in that random order
+        for label in shuffled.unique():
+            own = shuffled == label
+            turn[own] = torch.arange(int(own.sum()))
+        return order[turn.argsort(stable=True)[: self.subset]].sort().values
 
     def _resident(self, train: bool) -> tuple[Tensor, Tensor]:
         images, labels = self.read(train)

@@ -169,12 +169,12 @@ def test_settings_reach_what_they_set():
 @pytest.mark.parametrize("wanted", [True, False])
 def test_channels_last_images_stay_so_and_weights_are_row_major(wanted: bool):
     """As the masks count the weights, on any path; the layers keep the images' layout."""
-    model = parts("model=resnet8", f"train.channels_last={wanted}")["model"]
+    model = parts("dataset=cifar10", "model=resnet8", f"train.channels_last={wanted}")["model"]
     seen: list[bool] = []
     last = [m for m in model.modules() if isinstance(m, torch.nn.Conv2d)][-1]
     last.register_forward_hook(
         lambda m, i, out: seen.append(out.is_contiguous(memory_format=torch.channels_last))
     )
-    model(torch.randn(2, 1, 32, 32))
+    model(torch.randn(2, 3, 32, 32))
     assert seen == [wanted]
     assert all(p.is_contiguous() for p in model.parameters())

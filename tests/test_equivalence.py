@@ -142,7 +142,7 @@ def show(capsys: pytest.CaptureFixture[str], root: Path, *arguments: str) -> tup
 def test_runs_are_paired_by_seed_and_everything_is_shown(tmp_path: Path, capsys):
     both(tmp_path)
     out, err = show(capsys, tmp_path, "smoke", "seed=0,1,2,3", *ARMS)
-    made = "(fp32, generic, A CPU, 2 cores, 1 threads, torch 2.99)"
+    made = "(fp32, generic, A CPU, 2 cores, threads 1, torch 2.99)"
     assert f"lrd.p=1    n = 4  mean 97.425  {made}" in out
     assert f"lrd.p=0.5  n = 4  mean 97.475  {made}" in out
     assert "lrd.p=0.5 has lrd.p=0.5 instead of 1" in out
@@ -171,9 +171,9 @@ def test_a_constant_difference_is_shown_or_not_without_nan(tmp_path: Path, capsy
 def test_runs_made_in_several_ways_are_shown_so(tmp_path: Path, capsys):
     both(tmp_path)
     card = {"cpu": "A CPU", "cores": 2, "gpu": "A card"}
-    finish(tmp_path, 97.4, 1, "train.epochs=2", "lrd.p=0.5", hardware=card)
+    finish(tmp_path, 97.4, 1, "train.epochs=2", "lrd.p=0.5", hardware=card, precision="bf16")
     out, _ = show(capsys, tmp_path, "smoke", "seed=0,1,2,3", *ARMS)
-    assert "A CPU, 2 cores, 1 threads, torch 2.99; fp32, generic, A card, 1 threads" in out
+    assert "A CPU, 2 cores, threads 1, torch 2.99; bf16, generic, A card, threads 1" in out
 
 
 def test_the_printed_commands_fill_exactly_what_is_missing(tmp_path: Path, capsys):
