@@ -87,6 +87,9 @@ class LRDropout(Optimizer):
     seed: int
     t: int
     implementation: str
+    captured: bool = False
+    """Whether the single pass becomes a CUDA graph on a GPU; only for a loop that steps the same
+    way every time."""
     path: str | None
     """What the latest step took: "base" (p = 1), "single_pass", "generic" or "reference"."""
 
@@ -131,6 +134,8 @@ class LRDropout(Optimizer):
             return None
         if self._single is None or not self._single.valid():
             self._single = bind(self.base)
+            if self._single is not None:
+                self._single.captured = self.captured
         return self._single
 
     def _whole(self) -> bool:

@@ -16,6 +16,8 @@ from torch.optim import Optimizer
 from lrd import flat, kernels
 from lrd.rules import Rule, rule_for
 
+_WARM_UP = 3
+
 
 @dataclass(slots=True)
 class _Buffer:
@@ -56,6 +58,9 @@ class SinglePass:
         self._state, self._groups = base.state, base.param_groups
         self._size = len(base.state)
         self.device = buffers[0].weights.device
+        self.captured = False
+        self._launches = 0
+        self._graph: Any = None
 
     def valid(self) -> bool:
         """Whether gradients and state are still those that were there."""
@@ -79,13 +84,36 @@ class SinglePass:
             _put(b.word, word, torch.int32)
 
     def launch(self) -> None:
-        """Move weights, moments and the base's step counts."""
+        """Move weights, moments and the base's step counts; ``captured``, as one CUDA graph."""
+        if self.captured and self.device.type == "cuda":
+            self._replay()
+        else:
+            self._kernels()
+        for b in self.buffers:
+            if b.steps is not None and b.steps.device != self.device:
+                b.steps += 1  # counted on the host, where a graph does not reach
+
+    def _kernels(self) -> None:
         lane = kernels.lanes(self.device)
         for b in self.buffers:
             kernel = _kernel(b.rule)
             kernel(b.weights, b.grads, b.moments, b.base, lane, b.scalars, b.word)
-            if b.steps is not None:
+            if b.steps is not None and b.steps.device == self.device:
                 b.steps += 1
+
+    def _replay(self, cuda: Any = torch.cuda) -> None:
+        """The kernels as they are at first, which compiles them; then captured, once, and replayed.
+
+        All that changes from step to step lies in memory that they read.
+        """
+        self._launches += 1
+        if self._launches <= _WARM_UP:
+            return self._kernels()
+        if self._graph is None:
+            self._graph = cuda.CUDAGraph()
+            with cuda.graph(self._graph):
+                self._kernels()
+        self._graph.replay()
 
 
 def bind(base: Optimizer) -> SinglePass | None:

@@ -96,6 +96,7 @@ class Trainer:
         if self.cuda_graph and self.device.type == "cuda":
             params = [p for group in self.optimizer.param_groups for p in group["params"]]
             self.gradients = Captured(self._gradients, params)
+            self.optimizer.captured = True
 
     def run(self) -> None:
         """Train from where ``progress`` stands to the end. Raises FloatingPointError on

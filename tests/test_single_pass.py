@@ -1,7 +1,9 @@
 """The single pass against torch's own optimizers in float64 with the mask applied by hand."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -262,16 +264,58 @@ def test_without_a_compiler_it_is_refused(monkeypatch: pytest.MonkeyPatch):
     assert not kernels.can_compile("cpu")
 
 
+class FakeGraph:
+    """Does at each replay what was done while it was captured; the capture itself does nothing."""
+
+    def __init__(self) -> None:
+        self.replays = 0
+        self.acts: Callable[[], None] | None = None
+
+    def replay(self) -> None:
+        self.replays += 1
+        assert self.acts is not None
+        self.acts()
+
+
+def test_a_captured_step_reads_what_changes_from_memory(monkeypatch: pytest.MonkeyPatch):
+    """With a stand-in for CUDA graphs: rate, corrections and mask go on, the host counts on."""
+    plain_params, plain = laid("Adam")
+    params, lrd = laid("Adam")
+    run(plain_params, plain, 0, 12)
+    run(params, lrd, 0, 2)
+    single = lrd._single
+    assert single is not None
+    captures: list[FakeGraph] = []
+
+    @contextmanager
+    def graph(made: FakeGraph) -> Iterator[None]:
+        captures.append(made)
+        made.acts = kernels_of
+        monkeypatch.setattr(single, "_kernels", lambda: None)
+        yield
+
+    kernels_of = single._kernels
+    fake = SimpleNamespace(CUDAGraph=FakeGraph, graph=graph)
+    monkeypatch.setattr(single, "launch", lambda: single._replay(fake))
+    run(params, lrd, 2, 10)
+    assert len(captures) == 1 and captures[0].replays == 7
+    assert float(lrd.state[params[0]]["step"]) == 12
+    for a, b in zip(params, plain_params, strict=True):
+        assert torch.equal(a, b)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("captured", [False, True])
 @pytest.mark.parametrize("name", BASES)
-def test_cpu_and_gpu_take_the_same_steps(name: str):
+def test_cpu_and_gpu_take_the_same_steps(name: str, captured: bool):
     here, ours = laid(name)
     kind, settings = BASES[name]
     there = [p.detach().cuda().requires_grad_() for p in tensors()]
     base = kind(there, **settings)  # type: ignore[call-arg]
     flat.lay_out(base.param_groups)
     theirs = LRDropout(base, p=P, seed=SEED, implementation="single_pass")
+    theirs.captured = captured
     for t in range(20):
         run(here, ours, t, 1)
         before = [p.detach().clone() for p in there]
