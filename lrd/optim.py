@@ -55,9 +55,10 @@ class LRDropout(Optimizer):
         ValueError: p outside (0, 1]; a base that LRD cannot wrap, or not by ``single_pass``; a
             sparse gradient, before anything has moved.
 
-    Memory: ``single_pass`` none. ``generic`` one copy, during the step, of the parameters that have
-    a gradient and p < 1, and without a compiler at most 12 bytes x 262,144 of scratch for the mask
-    on a CPU (x 4.2 million on a GPU); a parameter that is not contiguous takes its mask whole.
+    Memory: ``single_pass`` none. ``generic`` one copy of the parameters that have a gradient and
+    p < 1 (two of those below 16,384 elements), kept between steps on a CPU, and without a compiler
+    at most 12 bytes x 262,144 of scratch for the mask there (x 4.2 million on a GPU); a parameter
+    that is not contiguous takes its mask whole.
     """
 
     def __init__(
@@ -136,6 +137,7 @@ class LRDropout(Optimizer):
             self._single = bind(self.base)
             if self._single is not None:
                 self._single.captured = self.captured
+                self._snapshot = None  # the first step's, which is not wanted again
         return self._single
 
     def _whole(self) -> bool:

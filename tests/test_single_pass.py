@@ -162,6 +162,7 @@ def test_a_resume_is_bitwise_the_uninterrupted_run(tmp_path):
 def test_no_schedule_no_scale_no_p_and_no_size_compiles_anew():
     params, lrd = laid("Adam")
     run(params, lrd, 0, 3)
+    assert lrd._snapshot is None  # no copy of the weights is kept
     counters.clear()
     scheduler = torch.optim.lr_scheduler.LambdaLR(lrd, lambda step: 0.9**step)
     scaler = torch.amp.GradScaler("cpu", init_scale=8.0)  # type: ignore[attr-defined]
