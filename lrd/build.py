@@ -11,11 +11,11 @@ from hydra.utils import get_object
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lrd import machine
+from lrd import kernels, machine
 from lrd.config import Config
 from lrd.implement import implement
 from lrd.masks import key
-from lrd.optim import LRDropout
+from lrd.optim import LRDropout, refusal
 from lrd.regularizers import Regularizer
 from lrd.schedules import Schedule
 from lrd.task import Dataset, Setup, Task
@@ -67,6 +67,7 @@ def parts(
         model.register_forward_pre_hook(_channels_last)
     optimizer = _wrap(kinds["optim"](task.param_groups(model)), config)
     if config.train.compile:
+        kernels.hush()
         model.compile()
     built = dict(
         task=task,
@@ -188,6 +189,8 @@ def _wrap(base: Optimizer, config: Config) -> LRDropout:
             f"optim._target_ must step without a closure in this loop, got {type(base).__name__}: "
             "LRDropout around it works in a loop of your own"
         )
+    if (why := refusal(config.lrd.implementation, base)) is not None:
+        raise ValueError(f"lrd.{why}")
     try:
         return LRDropout(base, config.lrd.p, config.seed)
     except ValueError as error:

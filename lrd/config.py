@@ -55,9 +55,9 @@ class Train:
     precision: str = "fp32"
     channels_last: bool = False
     compile: bool = False
-    cuda_graph: bool = False
     deterministic: bool = False
     max_steps: int | None = None
+    cuda_graph: bool = apart(False)
     device: str = apart("auto")
     threads: int | None = apart(None)
     checkpoint_every: int = apart(1)

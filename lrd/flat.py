@@ -1,8 +1,8 @@
 """Parameters and gradients as views of flat buffers, so that one kernel can run over them all."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,7 +13,24 @@ from lrd.kernels import LANES, any_rows, rows
 ALIGNMENT = 16
 # The attribute in which a parameter notes how many elements share its buffer: what looks like
 # padding to a few of them is the memory of the others.
-_MEMBERS = "_lrd_flat_members"
+_ELEMENTS = "_lrd_flat_elements"
+
+
+class Member(NamedTuple):
+    """A parameter, the group it is in and the global index of its first element."""
+
+    start: int
+    group: dict[str, Any]
+    param: Tensor
+
+
+def members(groups: Sequence[dict[str, Any]]) -> Iterator[Member]:
+    """All parameters in ``param_groups`` order, by which the global index counts elements."""
+    index = 0
+    for group in groups:
+        for param in group["params"]:
+            yield Member(index, group, param)
+            index += param.numel()
 
 
 @torch.no_grad()
@@ -54,8 +71,8 @@ def _aligned(params: list[Tensor]) -> list[list[Tensor]]:
 
 
 def _lay(params: list[Tensor], gradients: bool) -> None:
-    members = sum(p.numel() for p in params)
-    count = rows(members) * LANES
+    elements = sum(p.numel() for p in params)
+    count = rows(elements) * LANES
     values = torch.zeros(count, device=params[0].device)
     grads = torch.zeros(count, device=params[0].device) if gradients else None
     at = 0
@@ -64,7 +81,7 @@ def _lay(params: list[Tensor], gradients: bool) -> None:
         view = values[place].view(param.shape)
         view.copy_(param)
         param.data = view
-        setattr(param, _MEMBERS, members)
+        setattr(param, _ELEMENTS, elements)
         if grads is not None:
             param.register_post_accumulate_grad_hook(_gather(grads[place].view(param.shape)))
         at = place.stop
@@ -83,7 +100,7 @@ def _gather(view: Tensor) -> Callable[[Tensor], None]:
 
 def buffer_of(params: Sequence[Tensor]) -> Tensor | None:
     """The (rows, LANES) buffer of which ``params`` are all the members; None if they are not."""
-    if getattr(params[0], _MEMBERS, None) != sum(p.numel() for p in params):
+    if getattr(params[0], _ELEMENTS, None) != sum(p.numel() for p in params):
         return None
     return as_rows([p.detach() for p in params])
 

@@ -7,10 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lrd.kernels import WARM_UP
 from lrd.task import Batch
-
-# Calls before the capture, in which libraries choose kernels and compilers compile.
-WARM_UP = 3
 
 
 class Captured:

@@ -20,15 +20,15 @@ def implement(
 ) -> str:
     """Make ``optimizer`` step as ``wanted``, and say how: single_pass, generic or reference.
 
+    ``wanted`` is nothing that the optimizer refuses (:func:`lrd.optim.refusal`).
+
     ``auto`` repeats what an unfinished run has ``recorded``. Else it takes the single pass where
     the optimizer has one and ``steps`` times its elements reach kernels.WORTH, and the generic path
     elsewhere, compiled from the same number on. At p = 1 the base steps alone, and nothing is
     compiled or moved. Parameters that a compiled kernel is to run over are laid out flat.
 
-    Raises ValueError, in one line, where what is wanted by name cannot be.
+    Raises ValueError, in one line, where what is wanted by name cannot be compiled.
     """
-    if wanted != "auto" and (why := refusal(wanted, optimizer.base)) is not None:
-        raise ValueError(f"lrd.{why}")
     groups = optimizer.param_groups
     if all(group.get("p", optimizer.p) == 1 for group in groups):
         return "generic"

@@ -9,8 +9,7 @@ elements on a CPU) and loads int32 through the stack, and a float load converts 
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
 from typing import Any
@@ -30,6 +29,8 @@ WORTH = {"cpu": 1e10, "cuda": 5e11}
 # Without these, inductor puts moments that are used twice into memory of their own, in a first
 # loop, once the mask makes the whole longer than 30 operations.
 ONE_LOOP = {"realize_opcount_threshold": 10_000, "realize_reads_threshold": 1_000}
+# Calls of what becomes a CUDA graph that run as they are, in which libraries choose and compile.
+WARM_UP = 3
 # Set to False to do without a compiler where there is one; the bits are the same.
 COMPILE = True
 
@@ -110,19 +111,8 @@ def compiled(function: Callable[..., Any], name: str) -> Callable[..., Any]:
     own = type(function)(  # type: ignore[call-arg]
         code, function.__globals__, name, function.__defaults__, function.__closure__
     )
-    run = torch.compile(own, fullgraph=True, options=ONE_LOOP)  # type: ignore[arg-type]
-    called = False
-
-    def call(*args: Any) -> Any:
-        nonlocal called
-        if called:
-            return run(*args)
-        with _quiet():
-            result = run(*args)
-        called = True
-        return result
-
-    return call
+    hush()
+    return torch.compile(own, fullgraph=True, options=ONE_LOOP)  # type: ignore[arg-type]
 
 
 @cache
@@ -136,13 +126,6 @@ def any_rows(tensor: Tensor) -> Tensor:
     return tensor
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without torch's warning, at the first compilation, that a CUDA build found no GPU."""
-    logger = logging.getLogger("torch.utils.cpp_extension")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
+def hush() -> None:
+    """Without torch's warning, when a CUDA build of it first compiles, that there is no GPU."""
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)

@@ -1,6 +1,6 @@
 """What a run computes on: the device, torch's switches, and what of it a record must say."""
 
-import logging
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -33,11 +33,11 @@ def prepare(config: Config, recorded: dict[str, Any] | None = None) -> tuple[tor
     float32 = "tf32" if train.precision == "tf32" else "ieee"
     torch.backends.cuda.matmul.fp32_precision = float32
     torch.backends.cudnn.conv.fp32_precision = float32  # type: ignore[attr-defined]
+    if train.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(train.deterministic)
-    if not gpu:  # torch warns of that again where a CUDA build compiles for the CPU
-        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-    # Numbers below 1e-38 become 0: the moments of weights that stopped moving get there, and an
-    # addition of two such takes a CPU some ten times as long.
+    # Numbers below 1e-38 become 0: moments and gradients of what stopped moving get there, and a
+    # CPU computes many times slower with them.
     torch.set_flush_denormal(device.type == "cpu")
     return device, _matmul(device, (recorded or {}).get("matmul"))
 

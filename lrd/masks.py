@@ -114,6 +114,19 @@ def keep_mask(
     return keep_bits(seed, step, p, start=start, count=count, device=device).bool()
 
 
+def count_kept(
+    seed: int, step: int, p: float, *, start: int, count: int, device: torch.device | str = "cpu"
+) -> int:
+    """How many of the elements start ... start + count - 1 the mask keeps; waits for the device."""
+    if p == 1:
+        return count
+    kept, chunk = 0, 1 << 22
+    for first in range(start, start + count, chunk):
+        size = min(chunk, start + count - first)
+        kept -= int(keep_bits(seed, step, p, start=first, count=size, device=device).sum())
+    return kept
+
+
 def draw(index: Tensor, high: int, *words: int | str) -> Tensor:
     """int64 of ``index``'s shape: for each index, a uniform integer in [0, high).
 

@@ -1,19 +1,20 @@
 """Learning rate dropout around any optimizer (paper: Algorithm 1, equation 2)."""
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.optim import Optimizer, SparseAdam
-from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
-from lrd import kernels
-from lrd.restore import Snapshot, Span, kept, restore_naively
+from lrd import flat, kernels
+from lrd.bind import bind
+from lrd.hooks import global_hooks_silenced
+from lrd.masks import count_kept
+from lrd.reference import NaiveSnapshot, Span
+from lrd.restore import Snapshot
 from lrd.rules import rule_for
-from lrd.single_pass import SinglePass, bind
+from lrd.single_pass import SinglePass
 
 IMPLEMENTATIONS = ("auto", "single_pass", "generic", "reference")
 
@@ -149,14 +150,6 @@ class LRDropout(Optimizer):
         check_keep_probability(p)
         return p
 
-    def _indexed(self) -> Iterator[tuple[int, dict[str, Any], Tensor]]:
-        """(global index of its first element, group, parameter), in order."""
-        index = 0
-        for group in self.param_groups:
-            for param in group["params"]:
-                yield index, group, param
-                index += param.numel()
-
     def _generic(self, closure: Callable[[], Any] | None) -> Any:
         """The base's step, then the way back where D_t is 0."""
         self._single = None  # the base will count a step that it does not know of
@@ -165,24 +158,23 @@ class LRDropout(Optimizer):
         else:
             closure = self._then_check(closure)
         spans = [
-            Span(index, p, param.detach())
-            for index, group, param in self._indexed()
+            Span(start, p, param.detach())
+            for start, group, param in flat.members(self.param_groups)
             if (p := self._keep_probability(group)) < 1
             and (closure is not None or param.grad is not None)
         ]
         snapshot = self._snapshot_of(spans)
-        reference = self.implementation == "reference"
-        olds = [span.tensor.clone() for span in spans] if reference else snapshot.take()
-        with _global_hooks_silenced():
+        snapshot.take()
+        with global_hooks_silenced():
             loss = self.base.step() if closure is None else self.base.step(closure)
-        if reference:
-            restore_naively(spans, olds or [], self.seed, self.t)
-        else:
-            snapshot.restore(self.seed, self.t, self._compiles(spans))
-        self.path = "reference" if reference else "generic" if spans else "base"
+        snapshot.restore(self.seed, self.t, self._compiles(spans))
+        named = "reference" if self.implementation == "reference" else "generic"
+        self.path = named if spans else "base"
         return loss
 
-    def _snapshot_of(self, spans: list[Span]) -> Snapshot:
+    def _snapshot_of(self, spans: list[Span]) -> Snapshot | NaiveSnapshot:
+        if self.implementation == "reference":
+            return NaiveSnapshot(spans)
         key = [(s.index, s.p, s.tensor.data_ptr(), s.tensor.stride()) for s in spans]
         if self._snapshot is None or self._snapshot[0] != key:
             self._snapshot = key, Snapshot(spans)
@@ -202,14 +194,16 @@ class LRDropout(Optimizer):
 
         Costs one pass and waits for the device: for an epoch's log line, not for every step.
         """
-        spans = [
-            Span(index, self._keep_probability(group), param.detach())
-            for index, group, param in self._indexed()
-        ]
-        return kept(spans, self.seed, self.t - 1) / sum(s.tensor.numel() for s in spans)
+        kept = total = 0
+        for start, group, param in flat.members(self.param_groups):
+            p, count = self._keep_probability(group), param.numel()
+            place = dict(start=start, count=count, device=param.device)
+            kept += count_kept(self.seed, self.t - 1, p, **place)  # type: ignore[arg-type]
+            total += count
+        return kept / total
 
     def _check_dense(self) -> None:
-        for number, (_, _, param) in enumerate(self._indexed()):
+        for number, (_, _, param) in enumerate(flat.members(self.param_groups)):
             if param.grad is not None and param.grad.layout != torch.strided:
                 raise ValueError(
                     f"gradients must be dense, got {param.grad.layout} for parameter {number} of "
@@ -276,17 +270,3 @@ def refusal(implementation: str, base: Optimizer) -> str | None:
             "(g++, or CXX names one; on a GPU Triton too), got none: use generic"
         )
     return None
-
-
-@contextmanager
-def _global_hooks_silenced() -> Iterator[None]:
-    """torch's global step hooks fire around LRDropout's step, and not again around the base's."""
-    tables: tuple[dict[int, Any], ...] = (_global_optimizer_pre_hooks, _global_optimizer_post_hooks)
-    saved: list[dict[int, Any]] = [dict(table) for table in tables]
-    for table in tables:
-        table.clear()
-    try:
-        yield
-    finally:
-        for table, hooks in zip(tables, saved, strict=True):
-            table.update(hooks)

@@ -9,20 +9,12 @@ from torch import Tensor
 
 from lrd import kernels
 from lrd.kernels import LANES
-from lrd.masks import keep_bits, keep_mask
+from lrd.masks import keep_bits
+from lrd.reference import Span
 
 # A parameter of fewer elements shares one kernel call with others like it: a call costs as much
 # as some ten thousand elements do.
 SMALL = 1 << 14
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """A parameter to restore: its first element's global index and its keep probability."""
-
-    index: int
-    p: float
-    tensor: Tensor
 
 
 @dataclass(slots=True)
@@ -126,7 +118,7 @@ class Snapshot:
             for block in group.blocks:
                 block.snapshot()
 
-    def restore(self, seed: int, step: int, compile: bool) -> None:
+    def restore(self, seed: int, step: int, compile: bool = False) -> None:
         """Undo step ``step`` where its mask is 0; with a compiled kernel or to the same bits."""
         for group in self.groups:
             word: Any = kernels.words(seed, step, group.high, group.p)
@@ -201,26 +193,3 @@ def _restore_whole(span: Span, old: Tensor, seed: int, step: int) -> None:
         if to.is_complex():
             to, back, keep = torch.view_as_real(to), torch.view_as_real(back), keep[..., None]
         kernels.select(to, back, keep)
-
-
-def restore_naively(spans: Sequence[Span], olds: Sequence[Tensor], seed: int, step: int) -> None:
-    """The paper's line 11 as it reads: the whole mask, and old values where it is 0."""
-    for span, old in zip(spans, olds, strict=True):
-        new = span.tensor
-        keep = keep_mask(seed, step, span.p, start=span.index, count=new.numel(), device=new.device)
-        new.copy_(torch.where(keep.view(new.shape), new, old))
-
-
-def kept(spans: Sequence[Span], seed: int, step: int) -> int:
-    """How many elements of ``spans`` the mask of ``step`` keeps; waits for the device."""
-    count = 0
-    for span in spans:
-        left, index, device = span.tensor.numel(), span.index, span.tensor.device
-        if span.p == 1:
-            count, left = count + left, 0
-        while left:
-            size = min(left, kernels.CHUNK.get(device.type, 1 << 20))
-            bits = keep_bits(seed, step, span.p, start=index, count=size, device=device)
-            count -= int(bits.sum())
-            left, index = left - size, index + size
-    return count

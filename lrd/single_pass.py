@@ -6,21 +6,19 @@ does; the mask costs arithmetic and no memory.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lrd import flat, kernels
-from lrd.rules import Rule, rule_for
-
-_WARM_UP = 3
+from lrd import kernels
+from lrd.flat import Member
+from lrd.rules import Rule
 
 
 @dataclass(slots=True)
-class _Buffer:
+class Buffer:
     """Consecutive parameters of one group with their gradients and moments, each (rows, LANES)."""
 
     group: dict[str, Any]
@@ -36,15 +34,6 @@ class _Buffer:
     t: int
 
 
-@dataclass(slots=True)
-class _Member:
-    """A parameter, the group it is in and the global index of its first element."""
-
-    index: int
-    group: dict[str, Any]
-    param: Tensor
-
-
 class SinglePass:
     """One step for a base optimizer whose rule is known and whose parameters lie flat.
 
@@ -52,7 +41,7 @@ class SinglePass:
     names, so that the base's state_dict stays what it is and the base could go on alone.
     """
 
-    def __init__(self, base: Optimizer, buffers: list[_Buffer], members: list[_Member]) -> None:
+    def __init__(self, base: Optimizer, buffers: list[Buffer], members: Sequence[Member]) -> None:
         self.base, self.buffers = base, buffers
         self._grads = [(m.param, m.param.grad) for m in members]
         self._state, self._groups = base.state, base.param_groups
@@ -107,90 +96,13 @@ class SinglePass:
         All that changes from step to step lies in memory that they read.
         """
         self._launches += 1
-        if self._launches <= _WARM_UP:
+        if self._launches <= kernels.WARM_UP:
             return self._kernels()
         if self._graph is None:
             self._graph = cuda.CUDAGraph()
             with cuda.graph(self._graph):
                 self._kernels()
         self._graph.replay()
-
-
-def bind(base: Optimizer) -> SinglePass | None:
-    """A :class:`SinglePass` for the base's next step, or None where there cannot be one.
-
-    That is where a rule is not known, before the base has made its state in a first step, where
-    the parameters that have a gradient, or the gradients, do not fill flat buffers, and where those
-    of one buffer have made different numbers of steps. Waits for the device once.
-    """
-    if base._optimizer_step_pre_hooks or base._optimizer_step_post_hooks:
-        return None
-    members, buffers = _members(base), []
-    for _, run in groupby(members, lambda m: (id(m.group), m.param.untyped_storage().data_ptr())):
-        part = [m for m in run if m.param.grad is not None]
-        if not part:
-            continue
-        if (buffer := _bind(base, part)) is None:
-            return None
-        buffers.append(buffer)
-    return SinglePass(base, buffers, members) if buffers else None
-
-
-def _members(base: Optimizer) -> list[_Member]:
-    members, index = [], 0
-    for group in base.param_groups:
-        for param in group["params"]:
-            members.append(_Member(index, group, param))
-            index += param.numel()
-    return members
-
-
-def _bind(base: Optimizer, part: list[_Member]) -> _Buffer | None:
-    """The buffer that the members fill, with their state moved into flat buffers too."""
-    group, start, params = part[0].group, part[0].index, [m.param for m in part]
-    count = sum(q.numel() for q in params)
-    rule, own = rule_for(base, group), [base.state.get(param, {}) for param in params]
-    weights = flat.buffer_of(params)
-    grads = flat.as_rows([q.grad for q in params if q.grad is not None])
-    if rule is None or weights is None or grads is None or start >> 32 != start + count - 1 >> 32:
-        return None
-    if not all(isinstance(s.get(name), Tensor) for s in own for name in rule.states):
-        return None
-    steps, t = _steps(own)
-    if t is None:
-        return None
-    moments = []
-    for name in rule.states:
-        whole, views = flat.gather_state([s[name] for s in own])
-        moments.append(whole)
-        for s, view in zip(own, views, strict=True):
-            s[name] = view
-    device = weights.device
-    return _Buffer(
-        group=group,
-        high=start >> 32,
-        rule=rule,
-        weights=weights,
-        grads=grads,
-        moments=tuple(moments),
-        base=kernels.any_rows(kernels.bases(start, len(weights), device)),
-        scalars=torch.zeros(rule.count, device=device),
-        word=torch.zeros(3, dtype=torch.int32, device=device),
-        steps=steps,
-        t=t,
-    )
-
-
-def _steps(own: list[dict[str, Any]]) -> tuple[Tensor | None, int | None]:
-    """The base's step counts made views of one tensor, and their value; None if they differ."""
-    if not any("step" in s for s in own):
-        return None, 0  # this base counts no steps
-    together = torch.stack([s["step"].reshape(()) for s in own])
-    if not bool((together == together[0]).all()):
-        return None, None
-    for s, view in zip(own, together.unbind(), strict=True):
-        s["step"] = view
-    return together, int(together[0])
 
 
 def _put(static: Tensor, values: Sequence[float], dtype: torch.dtype) -> None:

@@ -126,12 +126,18 @@ class Trainer:
     def _gradients(self, batch: Batch) -> tuple[Step, Tensor]:
         """Forward and backward pass; a compiled model is compiled for whole batches alone."""
         self.optimizer.zero_grad()
-        with _compiling(self.batch_size in (None, len(batch))):
+        with self._compiling(self.batch_size in (None, len(batch))):
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
                 step = self.task.step(self.model, batch)
             loss = reduce(add, step.losses.values())
             loss.backward()
         return step, loss
+
+    def _compiling(self, wanted: bool) -> AbstractContextManager[Any]:
+        """Whether a compiled model runs as such; a shape that is rare is worth no compilation."""
+        if wanted or self.model._compiled_call_impl is None:
+            return nullcontext()
+        return torch.compiler.set_stance("force_eager")
 
     def _end_epoch(self, began: float) -> None:
         """Read the sums (the epoch's one wait for the device), evaluate and log."""
@@ -170,7 +176,7 @@ class Trainer:
         for batch in self.task.eval_batches():
             self.safe_point(self)
             with (
-                _compiling(False),
+                self._compiling(False),
                 torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16),
             ):
                 self.task.eval_step(self.model, batch, self.metrics)
@@ -197,11 +203,6 @@ class Trainer:
         if not self.finished:
             self.optimizer.load_state_dict(state["optimizer"])
             self.scheduler.load_state_dict(state["scheduler"])
-
-
-def _compiling(wanted: bool) -> AbstractContextManager[Any]:
-    """Whether a compiled model runs as such; a shape that is rare is not worth a compilation."""
-    return nullcontext() if wanted else torch.compiler.set_stance("force_eager")
 
 
 def seed_generators(device: torch.device, seed: int, step: int, rank: int = 0) -> None:

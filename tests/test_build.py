@@ -1,6 +1,7 @@
 """From configuration to objects: only what was meant is ever called; every file composes."""
 
 import itertools
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import torch
 from omegaconf import OmegaConf
 
 from lrd import LRDropout, build
-from lrd.config import CONFIGS, compose, read
+from lrd.config import CONFIGS, LRD, compose, read
+from lrd.optim import IMPLEMENTATIONS
 from lrd.optim import LRDropout as Wrapper
 from lrd.task import Task
 
@@ -119,6 +121,29 @@ def test_every_mistake_is_one_line(override: str, line: str):
 def test_optimizers_that_this_loop_cannot_run_say_so(target: str, line: str):
     with pytest.raises(ValueError, match=line):
         parts(f"optim._target_=torch.optim.{target}", "~optim.weight_decay")
+
+
+def test_an_implementation_that_cannot_be_is_refused_before_data_are_read():
+    wanted = ["lrd.implementation=single_pass", "optim._target_=torch.optim.Adagrad"]
+    with pytest.raises(ValueError, match=r"^lrd.implementation=single_pass must have one of SGD,"):
+        parts("dataset=mnist", "data.root=nowhere", *wanted)
+
+
+def test_the_command_line_knows_every_implementation():
+    for implementation in IMPLEMENTATIONS:
+        assert LRD(implementation=implementation).implementation == implementation
+    listed = ", ".join(IMPLEMENTATIONS)
+    with pytest.raises(ValueError, match=f"lrd.implementation must be one of {listed}, got quick"):
+        LRD(implementation="quick")
+
+
+def test_determinism_reaches_cublas(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    parts()
+    assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+    parts("train.deterministic=true")
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert torch.are_deterministic_algorithms_enabled()
 
 
 def test_a_package_of_the_users_must_be_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -122,3 +122,30 @@ def test_the_first_command_compiles_nothing(cli: Callable[..., Any], monkeypatch
     (run,) = find("runs")
     assert run.record["implementation"] == "generic"
     assert (run.record["precision"], run.record["matmul"]) == ("fp32", "default")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_fast_on_a_gpu_captures_trains_and_resumes(cli: Callable[..., Any]):
+    """Forward, backward and step as graphs: as good as train=paper, and the same after a stop."""
+    fast = ["train=fast", "train.device=cuda", "train.epochs=12", "lrd.implementation=single_pass"]
+    assert cli(*fast).status == 0 and cli("train.device=cuda", "train.epochs=12").status == 0
+    scores = {run.record["precision"]: run.final for run in find("runs")}
+    assert abs(scores["bf16"] - scores["fp32"]) < 3 and scores["bf16"] > 90
+    stopped = [*fast, "train.max_steps=70", "train.deterministic=true", "run.dir=whole"]
+    assert cli(*stopped).status == 0
+    import lrd.session as session
+
+    original = session._Session._after_epoch
+
+    def stop(self: Any, trainer: Any) -> None:
+        original(self, trainer)
+        if trainer.progress.epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session._Session, "_after_epoch", stop)
+        assert cli(*stopped[:-1], "run.dir=parts").status == 130
+    assert cli(*stopped[:-1], "run.dir=parts").status == 0
+    (whole,), (parts,) = find("whole"), find("parts")
+    assert [n["train_loss"] for n in whole.metrics()] == [n["train_loss"] for n in parts.metrics()]

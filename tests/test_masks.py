@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy import stats
 
-from lrd.masks import bits, draw, keep_bits, keep_mask, key, mix, rounds, signed
+from lrd.masks import bits, count_kept, draw, keep_bits, keep_mask, key, mix, rounds, signed
 
 N = 1 << 20
 
@@ -159,6 +159,13 @@ def test_draw_is_uniform_and_a_function_of_the_index():
     order = torch.randperm(len(index), generator=torch.Generator().manual_seed(0))
     assert torch.equal(draw(index[order], 9, "crop", 0, 1), drawn[order])
     assert not torch.equal(draw(index, 9, "crop", 0, 2), drawn)
+
+
+@pytest.mark.parametrize("count", [0, 1, (1 << 22) + 5])
+def test_kept_elements_are_counted_by_the_mask(count: int):
+    expected = int(keep_mask(5, 9, 0.3, start=3, count=count).sum())
+    assert count_kept(5, 9, 0.3, start=3, count=count) == expected
+    assert count_kept(5, 9, 1.0, start=3, count=count) == count
 
 
 @pytest.mark.gpu

@@ -13,9 +13,9 @@ from torch._dynamo.utils import counters
 from torch.optim import Optimizer
 
 from lrd import LRDropout, flat, kernels
+from lrd.bind import bind
 from lrd.masks import keep_mask
 from lrd.rmsprop import RMSpropDecayInMoment
-from lrd.single_pass import bind
 
 P, SEED = 0.6, 3
 SHAPES = [(40, 30), (50, 2), (3, 4, 5, 2), ()]

@@ -245,3 +245,19 @@ def test_the_share_kept_is_logged():
         lines(ours)[0]["fraction_kept"]
         == keep_mask(5, 6, 0.5, start=0, count=count).double().mean().item()
     )
+
+
+def test_a_compiled_model_is_compiled_for_whole_batches_alone():
+    """Not for the last batch of an epoch, which is smaller, nor for evaluation."""
+    shapes: list[torch.Size] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
+        seen = [t.shape for t in inputs if t.dim() == 2 and t.shape[1] == 4]
+        shapes.extend(shape for shape in seen if shape != (16, 4))  # but the first layer's weight
+        return graph.forward
+
+    ours = trainer(epochs=2, batch_size=8)
+    ours.model.compile(backend=backend)
+    ours.run()
+    assert [n["epoch"] for n in lines(ours)] == [1, 2]
+    assert shapes == [torch.Size([8, 4])]
