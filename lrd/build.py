@@ -68,7 +68,7 @@ def parts(
     optimizer = _wrap(kinds["optim"](task.param_groups(model)), config)
     if config.train.compile:
         kernels.hush()
-        model.compile()
+        compile_forward(model)
     built = dict(
         task=task,
         model=model,
@@ -81,6 +81,7 @@ def parts(
         max_steps=config.train.max_steps,
         bf16=precision == "bf16",
         batch_size=config.train.batch_size,
+        compiled=config.train.compile,
         cuda_graph=config.train.cuda_graph,
     )
     return built, {"precision": precision, "matmul": matmul}
@@ -96,6 +97,20 @@ def trainer(
     made = Trainer(**built)
     before = (recorded or {}).get("implementation")
     return made, implement(made.optimizer, config.lrd.implementation, before, made.steps, say)
+
+
+def compile_forward(model: nn.Module, **settings: Any) -> None:
+    """torch.compile ``model``'s forward as a whole; ``settings`` are torch.compile's.
+
+    Through a function of our own: ``model.compile()`` in torch 2.11 leaves a network alone, or
+    breaks it into pieces, whose outermost code is torch's (an nn.Sequential).
+    """
+    forward = model.forward
+
+    def whole(*args: Any, **kwargs: Any) -> Any:
+        return forward(*args, **kwargs)
+
+    model.forward = torch.compile(whole, **settings)
 
 
 def _channels_last(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:

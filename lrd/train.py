@@ -81,6 +81,7 @@ class Trainer:
     max_steps: int | None = None
     bf16: bool = False
     batch_size: int | None = None
+    compiled: bool = False
     cuda_graph: bool = False
     sinks: list[Sink] = field(default_factory=list)
     safe_point: Callable[["Trainer"], None] = lambda trainer: None
@@ -135,7 +136,7 @@ class Trainer:
 
     def _compiling(self, wanted: bool) -> AbstractContextManager[Any]:
         """Whether a compiled model runs as such; a shape that is rare is worth no compilation."""
-        if wanted or self.model._compiled_call_impl is None:
+        if wanted or not self.compiled:
             return nullcontext()
         return torch.compiler.set_stance("force_eager")
 

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torchmetrics import MeanMetric, Metric
 
 from lrd import LRDropout
+from lrd.build import compile_forward
 from lrd.log import Sink
 from lrd.regularizers import Regularizer
 from lrd.schedules import Constant, Schedule, Steps
@@ -256,8 +257,8 @@ def test_a_compiled_model_is_compiled_for_whole_batches_alone():
         shapes.extend(shape for shape in seen if shape != (16, 4))  # but the first layer's weight
         return graph.forward
 
-    ours = trainer(epochs=2, batch_size=8)
-    ours.model.compile(backend=backend)
+    ours = trainer(epochs=2, batch_size=8, compiled=True)
+    compile_forward(ours.model, backend=backend)
     ours.run()
     assert [n["epoch"] for n in lines(ours)] == [1, 2]
     assert shapes == [torch.Size([8, 4])]
