@@ -58,7 +58,7 @@ def bars(tables: Sequence[Table], path: Path, caption: str) -> bool:
     for place in places[len(panels) :]:
         place.set_axis_off()
     figure.suptitle(caption, fontsize=9)
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=120, bbox_inches="tight", pad_inches=0.12)
     plt.close(figure)
     return True
 
@@ -105,7 +105,7 @@ def sweeps(tables: Sequence[Table], path: Path, caption: str) -> bool:
         cost.set_title(table.title, fontsize=9, loc="left")
         cost.legend(fontsize=7, loc="upper center", ncols=3)
     figure.suptitle(caption, fontsize=9)
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=120, bbox_inches="tight", pad_inches=0.12)
     plt.close(figure)
     return True
 
