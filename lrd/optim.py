@@ -57,7 +57,7 @@ class LRDropout(Optimizer):
             sparse gradient, before anything has moved.
 
     Memory: ``single_pass`` none. ``generic`` one copy of the parameters that have a gradient and
-    p < 1 (two of those below 16,384 elements), kept between steps on a CPU, and without a compiler
+    p < 1 (two of those below 65,536 elements), kept between steps on a CPU, and without a compiler
     at most 12 bytes x 262,144 of scratch for the mask there (x 4.2 million on a GPU); a parameter
     that is not contiguous takes its mask whole.
     """

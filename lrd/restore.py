@@ -12,9 +12,9 @@ from lrd.kernels import LANES
 from lrd.masks import keep_bits
 from lrd.reference import Span
 
-# A parameter of fewer elements shares one kernel call with others like it: a call costs as much
-# as some ten thousand elements do.
-SMALL = 1 << 14
+# A parameter of fewer elements shares one kernel call with others like it: on a CPU a call costs
+# about as much as copying so many there and back.
+SMALL = 1 << 16
 
 
 @dataclass(slots=True)

@@ -82,7 +82,7 @@ def test_indices_of_64_bits(first: int, compile: bool):
 
 @pytest.mark.parametrize("compile", MODES)
 def test_neighbours_in_a_flat_buffer_are_one(compile: bool):
-    params = [numbers(count).requires_grad_() for count in (40_000, 16, 800)]
+    params = [numbers(count).requires_grad_() for count in (140_000, 16, 800)]
     flat.lay_out([{"params": params}], gradients=False)
     views = [p.detach() for p in params]
     snapshot = Snapshot(spans(views))

@@ -100,6 +100,7 @@ def sweeps(tables: Sequence[Table], path: Path, caption: str) -> bool:
         memory.set_title(f"memory, {table.memory}", fontsize=9, loc="left")
         if max(medians) > 10 * min(medians):
             cost.set_yscale("log")
+            cost.set_ylim(top=6 * max(medians))  # as below
         else:
             cost.set_ylim(0, 1.25 * max(medians))  # room for the legend
         cost.set_title(table.title, fontsize=9, loc="left")
