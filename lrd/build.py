@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lrd import kernels, machine
-from lrd.config import Config
+from lrd.config import Config, Eval
 from lrd.implement import implement
 from lrd.masks import key
 from lrd.optim import LRDropout, refusal
@@ -51,13 +52,17 @@ def parts(
         config.eval.batch_size,
         config.data.root,
         config.data.download,
-        config.data.workers,
+        machine.workers(config.data.workers, device),
+        config.eval.mode,
+        config.eval.final_mode,
+        tuple(config.eval.scales),
     )
     allow, quick = config.run.allow, config.lrd.implementation != "reference"
     kinds = {g: _kind(g, getattr(config, g), allow, quick) for g in KINDS if g != "regularizer"}
     regularizers = [_kind("regularizer", n, allow)() for n in config.regularizer.values()]
     schedule = kinds["schedule"]()
     task = kinds["task"](setup, kinds["dataset"](setup), kinds["model"])
+    _check_eval(config.eval, task)
     torch.default_generator.manual_seed(key("init", config.seed))
     model = task.model()
     for regularizer in regularizers:
@@ -79,6 +84,8 @@ def parts(
         seed=config.seed,
         epochs=config.train.epochs,
         max_steps=config.train.max_steps,
+        eval_every=config.eval.every,
+        pictures_every=config.eval.pictures_every,
         bf16=precision == "bf16",
         batch_size=config.train.batch_size,
         compiled=config.train.compile,
@@ -95,6 +102,8 @@ def trainer(
 ) -> tuple[Trainer, str]:
     """The Trainer of :func:`parts`, its data read, and the implementation of its steps."""
     made = Trainer(**built)
+    if about := made.task.describe():
+        say(about)
     before = (recorded or {}).get("implementation")
     return made, implement(made.optimizer, config.lrd.implementation, before, made.steps, say)
 
@@ -187,14 +196,33 @@ def _quick(found: type, settings: dict[str, Any]) -> dict[str, bool]:
 
 def _call(group: str, found: type, settings: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
     try:
+        inspect.signature(found).bind(*args, **kwargs, **settings)
+    except TypeError as error:
+        raise ValueError(f"{group} must fit the task, got {found.__name__}: {error}") from error
+    try:
         made = found(*args, **kwargs, **settings)
     except (TypeError, ValueError, LookupError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if reason.startswith(group):
+        if reason.startswith(group) or re.match(r"[a-z_]+(\.[a-z_]+)? must ", reason):
             raise
         given = ", ".join(f"{k}={v}" for k, v in settings.items())
         raise ValueError(f"{group}: {found.__name__}({given}): {reason}") from error
     return made
+
+
+def _check_eval(settings: Eval, task: Task) -> None:
+    """Refuse ways to evaluate that the task does not have."""
+    modes, of = task.eval_modes, type(task).__name__
+    asked = {
+        "eval.mode": settings.mode,
+        "eval.final_mode": settings.final_mode,
+        "eval.scales": None if settings.scales == [1.0] else settings.scales,
+    }
+    for name, value in asked.items():
+        if value is not None and not modes:
+            raise ValueError(f"{name} must be left out, {of} evaluates in one way; got {value}")
+        if name != "eval.scales" and value not in (None, *modes):
+            raise ValueError(f"{name} must be one of {', '.join(modes)}, got {value}")
 
 
 def _wrap(base: Optimizer, config: Config) -> LRDropout:
@@ -206,6 +234,8 @@ def _wrap(base: Optimizer, config: Config) -> LRDropout:
         )
     if (why := refusal(config.lrd.implementation, base)) is not None:
         raise ValueError(f"lrd.{why}")
+    for group in base.param_groups:
+        group["lr"] *= group.pop("lr_factor", 1)
     try:
         return LRDropout(base, config.lrd.p, config.seed)
     except ValueError as error:

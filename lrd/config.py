@@ -74,20 +74,32 @@ class Train:
 
 @dataclass
 class Eval:
+    """What the modes are is the task's affair; ``scales`` are those of the final evaluation."""
+
+    every: int = 1
+    mode: str | None = None
+    final_mode: str | None = None
+    scales: list[float] = field(default_factory=lambda: [1.0])
     batch_size: int = apart(1000)
+    pictures_every: int = apart(10)
 
     def __post_init__(self) -> None:
-        rule("eval.batch_size", self.batch_size, self.batch_size >= 1, "at least 1")
+        for name in ("every", "batch_size"):
+            rule(f"eval.{name}", getattr(self, name), getattr(self, name) >= 1, "at least 1")
+        rule("eval.pictures_every", self.pictures_every, self.pictures_every >= 0, "at least 0")
+        good = len(self.scales) > 0 and all(s > 0 for s in self.scales)
+        rule("eval.scales", self.scales, good, "a list of numbers above 0, such as [0.5,1,1.5]")
 
 
 @dataclass
 class Data:
     root: str = apart("data")
     download: bool = apart(False)
-    workers: int = apart(0)
+    workers: int | None = apart(None)
 
     def __post_init__(self) -> None:
-        rule("data.workers", self.workers, self.workers >= 0, "at least 0")
+        sound = self.workers is None or self.workers >= 0
+        rule("data.workers", self.workers, sound, "at least 0, or null (by the device)")
 
 
 @dataclass

@@ -6,10 +6,11 @@ import sys
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
 from typing import Any, TextIO
 
-from lrd.runs import whole_lines
+from lrd.runs import whole_lines, write_whole
 
 Numbers = dict[str, Any]
 
@@ -22,6 +23,9 @@ class Sink:
 
     def epoch(self, numbers: Numbers) -> None:
         """An epoch ended: ``epoch`` (from 1), ``step``, losses, scores, rates and times."""
+
+    def pictures(self, epoch: int, pictures: dict[str, Any]) -> None:
+        """What the model made of some samples after ``epoch``: uint8 tensors (3, h, w) by name."""
 
     def close(self, summary: Numbers) -> None:
         """The run ended; ``summary`` holds the status, and final and best score if it finished."""
@@ -51,6 +55,27 @@ class JsonLines(Sink):
 
     def close(self, summary: Numbers) -> None:
         self.file.close()
+
+
+class Pictures(Sink):
+    """``pictures/<name>/epoch<k>.png`` in a run's folder, so that a name's files are its story."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "pictures"
+
+    def pictures(self, epoch: int, pictures: dict[str, Any]) -> None:
+        for name, picture in pictures.items():
+            path = self.folder / name / f"epoch{epoch:04}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = BytesIO()
+            _image(picture).save(file, "PNG")
+            write_whole(path, file.getvalue())
+
+
+def _image(picture: Any) -> Any:
+    from PIL import Image
+
+    return Image.fromarray(picture.permute(1, 2, 0).numpy())
 
 
 class Console(Sink):
@@ -124,6 +149,16 @@ class Wandb(Sink):
     def epoch(self, numbers: Numbers) -> None:
         if self.run is not None:
             self._try(lambda: self.run.log(numbers))
+
+    def pictures(self, epoch: int, pictures: dict[str, Any]) -> None:
+        def log() -> None:
+            import wandb
+
+            images = {f"pictures/{n}": wandb.Image(_image(p)) for n, p in pictures.items()}
+            self.run.log({"epoch": epoch, **images})
+
+        if self.run is not None:
+            self._try(log)
 
     def close(self, summary: Numbers) -> None:
         def finish() -> None:

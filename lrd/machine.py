@@ -49,6 +49,14 @@ def precision(wanted: str, device: torch.device) -> str:
     return "bf16" if has_bf16(device) else "fp32"
 
 
+def workers(wanted: int | None, device: torch.device) -> int:
+    """Processes that load data: by default one for each core, up to 8, beside a GPU, and none on a
+    CPU, whose cores the training has."""
+    if wanted is not None:
+        return wanted
+    return min(8, len(os.sched_getaffinity(0))) if device.type == "cuda" else 0
+
+
 def has_bf16(device: torch.device) -> bool:
     """Whether the device has bf16 arithmetic of its own."""
     if device.type == "cuda":

@@ -16,6 +16,8 @@ from lrd.identity import differences, fingerprint, identity
 from lrd.lock import is_locked
 
 FORMAT = 1
+# The numbers of an epoch that say how long it took; all others are the same whenever it runs.
+TIMES = ("seconds", "train_seconds", "images_per_second", "data_wait")
 
 
 def whole_lines(path: Path) -> list[bytes]:
@@ -155,7 +157,7 @@ def _read(folder: Path) -> dict[str, Any] | None:
 
 def summary(metrics: list[dict[str, Any]], score: dict[str, Any]) -> dict[str, Any]:
     """Final and best value of the score that counts, with their epochs (the first best one)."""
-    values = [(line[score["name"]], line["epoch"]) for line in metrics]
+    values = [(line[name], line["epoch"]) for line in metrics if (name := score["name"]) in line]
     sign = 1 if score["maximize"] else -1
     best = max(values, key=lambda v: (sign * v[0], -v[1]))
     return {

@@ -11,7 +11,7 @@ from lrd.build import parts, trainer
 from lrd.config import Config
 from lrd.interrupt import Interrupted, Requests
 from lrd.lock import NAME, locked
-from lrd.log import Console, JsonLines, Wandb
+from lrd.log import Console, JsonLines, Pictures, Wandb
 from lrd.runs import Run, open_run, summary
 from lrd.train import Trainer
 
@@ -87,6 +87,7 @@ class _Session:
             choices=choices,
             scale=self.config.scale,
             score={"name": score.name, "maximize": score.maximize, "unit": score.unit},
+            data=self.trainer.task.describe(),
             **now,
         )
         self.trainer.safe_point, self.trainer.after_epoch = self._safe_point, self._after_epoch
@@ -120,7 +121,8 @@ class _Session:
     def _train(self, place: Run) -> Run:
         trainer = self.trainer
         lines = JsonLines(place.folder / "metrics.jsonl", trainer.progress.epoch)
-        trainer.sinks = [lines, Console(trainer.epochs, trainer.task.steps_per_epoch)]
+        console = Console(trainer.epochs, trainer.task.steps_per_epoch)
+        trainer.sinks = [lines, console, Pictures(place.folder)]
         if self.config.wandb.mode != "disabled":
             trainer.sinks += [Wandb(place.record, place.folder)]
         outcome: dict[str, Any] = {"status": "failed"}
@@ -137,6 +139,7 @@ class _Session:
             self._record(error, place)
             raise
         finally:
+            trainer.task.close()
             for sink in trainer.sinks:
                 sink.close(outcome)
 

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +58,9 @@ class Setup:
     root: str = "data"
     download: bool = False
     workers: int = 0
+    eval_mode: str | None = None
+    eval_final_mode: str | None = None
+    eval_scales: tuple[float, ...] = (1.0,)
 
 
 class Dataset:
@@ -77,9 +80,12 @@ class Task(ABC):
 
     Order and augmentation of the training data depend on (seed, epoch, sample) alone, and are the
     same on any device, with any number of workers and ranks; an epoch can be entered in its middle.
+
+    ``eval_modes`` are the ways to evaluate that ``eval.mode`` and ``eval.final_mode`` may name.
     """
 
     score: Score
+    eval_modes: ClassVar[tuple[str, ...]] = ()
 
     @property
     @abstractmethod
@@ -90,8 +96,13 @@ class Task(ABC):
         """A new network. Called once, with torch's generator seeded for the initialisation."""
 
     def param_groups(self, model: nn.Module) -> list[dict[str, Any]]:
-        """Groups for the optimizer, with their own ``lr`` or ``p`` where they need one."""
+        """Groups for the optimizer, with a ``p`` or a ``lr_factor`` on the optimizer's rate of
+        their own where they need one."""
         return [{"params": list(model.parameters())}]
+
+    def describe(self) -> str:
+        """One line on the data for the terminal and the record, if there is something to say."""
+        return ""
 
     @abstractmethod
     def train_batches(
@@ -104,7 +115,8 @@ class Task(ABC):
 
     @abstractmethod
     def metrics(self) -> dict[str, "Metric"]:
-        """New torchmetrics objects by the names their values have in the log."""
+        """New torchmetrics objects by the names their values have in the log. One that computes
+        a dictionary of scalars has its own names there instead."""
 
     @abstractmethod
     def eval_batches(self, rank: int = 0, world: int = 1) -> Iterator[Batch]: ...
@@ -112,6 +124,22 @@ class Task(ABC):
     @abstractmethod
     def eval_step(self, model: nn.Module, batch: Batch, metrics: dict[str, "Metric"]) -> None:
         """Update ``metrics`` with one batch; the model is in eval mode and gradients are off."""
+
+    def final_metrics(self) -> dict[str, "Metric"]:
+        """As :meth:`metrics`, for one more and slower evaluation after the last epoch, if any."""
+        return {}
+
+    def final_step(self, model: nn.Module, batch: Batch, metrics: dict[str, "Metric"]) -> None:
+        """As :meth:`eval_step`, for ``final_metrics``."""
+        raise NotImplementedError
+
+    def close(self) -> None:  # noqa: B027  most tasks start nothing
+        """The run is over: end what was started for it."""
+
+    def pictures(self, model: nn.Module) -> dict[str, Tensor]:
+        """What the model makes of a fixed handful of evaluation samples, by name: uint8 (3, h, w)
+        on the CPU; the model is in eval mode and gradients are off."""
+        return {}
 
 
 ModelFactory = Callable[..., nn.Module]

@@ -5,8 +5,8 @@ Inside an epoch nothing waits for the device: losses and scores are summed there
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
@@ -20,45 +20,10 @@ from lrd.graph import Captured, ahead
 from lrd.log import Numbers, Sink
 from lrd.masks import key
 from lrd.optim import LRDropout
+from lrd.progress import Progress
 from lrd.regularizers import Regularizer
 from lrd.schedules import Schedule
 from lrd.task import Batch, Step, Task
-
-
-@dataclass
-class Progress:
-    """How far a run is: whole epochs, steps of the next one and of all, and the epoch's sums."""
-
-    epoch: int = 0
-    step: int = 0
-    total: int = 0
-    samples: int = 0
-    seconds: float = 0.0
-    losses: dict[str, Tensor] = field(default_factory=dict)
-    stats: dict[str, Tensor] = field(default_factory=dict)
-
-    def add(self, step: Step, loss: Tensor, samples: int) -> None:
-        """Count one step; float64 sums, kept on the device."""
-        for sums, news in ((self.losses, {**step.losses, "loss": loss}), (self.stats, step.stats)):
-            for name, value in news.items():
-                if name not in sums:
-                    sums[name] = torch.zeros((), dtype=torch.float64, device=value.device)
-                sums[name] += value.detach()
-        self.step += 1
-        self.total += 1
-        self.samples += samples
-
-    def read(self) -> Numbers:
-        """The epoch's numbers: losses per batch, their sum over batches, scores per sample."""
-        losses = {name: float(total) for name, total in self.losses.items()}
-        return {
-            "train_loss_sum": losses["loss"],
-            **{f"train_{name}": total / self.step for name, total in losses.items()},
-            **{f"train_{name}": float(s) / self.samples for name, s in self.stats.items()},
-        }
-
-    def next_epoch(self) -> None:
-        self.__init__(epoch=self.epoch + 1, total=self.total)
 
 
 @dataclass
@@ -80,6 +45,8 @@ class Trainer:
     epochs: int
     max_steps: int | None = None
     bf16: bool = False
+    eval_every: int = 1
+    pictures_every: int = 0
     batch_size: int | None = None
     compiled: bool = False
     cuda_graph: bool = False
@@ -92,7 +59,10 @@ class Trainer:
         total = self.epochs * self.task.steps_per_epoch
         self.steps = min(total, self.max_steps or total)
         self.scheduler = LambdaLR(self.optimizer, lambda step: self.schedule(step, total))
-        self.metrics = {n: m.to(self.device) for n, m in self.task.metrics().items()}
+        self.metrics, self.final_metrics = (
+            {name: metric.to(self.device) for name, metric in metrics.items()}
+            for metrics in (self.task.metrics(), self.task.final_metrics())
+        )
         self.gradients = self._gradients
         if self.cuda_graph and self.device.type == "cuda":
             params = [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -106,7 +76,8 @@ class Trainer:
         while not self.finished:
             began = time.perf_counter() - at.seconds
             self.model.train()
-            for batch in ahead(self.task.train_batches(at.epoch, start=at.step), self.device):
+            batches = self.task.train_batches(at.epoch, start=at.step)
+            for batch in at.waiting(ahead(batches, self.device)):
                 if at.total == self.max_steps:
                     break
                 seed_generators(self.device, self.seed, at.total)
@@ -146,15 +117,20 @@ class Trainer:
         numbers = {"epoch": at.epoch + 1, "step": at.total, **at.read()}
         trained = time.perf_counter() - began
         self._require_finite(numbers)
-        numbers |= self.evaluate()
-        self._require_finite(numbers)
+        last = at.epoch + 1 == self.epochs or at.total == self.max_steps
+        if last or (at.epoch + 1) % self.eval_every == 0:
+            numbers |= self.evaluate(last)
+            self._require_finite(numbers)
         numbers |= {
             "lr": float(self.optimizer.param_groups[0]["lr"]),
             "fraction_kept": self.optimizer.fraction_kept(),
             "seconds": time.perf_counter() - began,
             "train_seconds": trained,
             "images_per_second": at.samples / trained,
+            "data_wait": at.waited / trained,
         }
+        if self.pictures_every and (last or (at.epoch + 1) % self.pictures_every == 0):
+            self._draw(at.epoch + 1)
         at.next_epoch()
         for sink in self.sinks:
             sink.epoch(numbers)
@@ -169,19 +145,45 @@ class Trainer:
                 )
 
     @torch.inference_mode()
-    def evaluate(self) -> Numbers:
-        """The task's metrics over its evaluation data."""
+    def evaluate(self, last: bool = False) -> Numbers:
+        """The task's scores over its evaluation data; after the ``last`` epoch its final ones
+        too."""
         self.model.eval()
-        for metric in self.metrics.values():
+        numbers = self._scores(self.metrics, self.task.eval_step)
+        if last and self.final_metrics:
+            numbers |= self._scores(self.final_metrics, self.task.final_step)
+        return numbers
+
+    def _scores(self, metrics: dict[str, Any], step: Callable[..., None]) -> Numbers:
+        for metric in metrics.values():
             metric.reset()
         for batch in self.task.eval_batches():
             self.safe_point(self)
-            with (
-                self._compiling(False),
-                torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16),
-            ):
-                self.task.eval_step(self.model, batch, self.metrics)
-        return {name: float(metric.compute()) for name, metric in self.metrics.items()}
+            with self._evaluating():
+                step(self.model, batch, metrics)
+        numbers: Numbers = {}
+        for name, metric in metrics.items():
+            value = metric.compute()
+            several = value if isinstance(value, dict) else {name: value}
+            numbers |= {n: float(v) for n, v in several.items()}
+        return numbers
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Images of evaluation come in sizes that are worth no compilation."""
+        with (
+            self._compiling(False),
+            torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16),
+        ):
+            yield
+
+    @torch.inference_mode()
+    def _draw(self, epoch: int) -> None:
+        self.model.eval()
+        with self._evaluating():
+            pictures = self.task.pictures(self.model)
+        for sink in self.sinks if pictures else ():
+            sink.pictures(epoch, pictures)
 
     @property
     def finished(self) -> bool:

@@ -31,10 +31,9 @@ import lrd.session  # noqa: F401  torch and all, once: the children start from h
 import run as entry
 from lrd.log import JsonLines
 from lrd.restore import Snapshot
-from lrd.runs import Run, find
+from lrd.runs import TIMES, Run, find
 from lrd.train import Trainer
 
-TIMES = ("seconds", "train_seconds", "images_per_second")
 QUICK = ["train.epochs=4", "model.hidden=[64]", "train.threads=1"]
 OPTIMIZERS = ("sgdm", "rmsprop", "rmsprop_authors", "adam", "amsgrad", "radam")
 

@@ -46,7 +46,11 @@ FLOORS = {
         "train",
     },
     "provenance": {"__init__"},
-    "train": {"graph", "masks", "optim", "task", "schedules", "regularizers", "log", "checkpoint"},
+    "progress": {"log", "task"},
+    "train": {
+        *("graph", "masks", "optim", "progress", "task", "schedules", "regularizers", "log"),
+        "checkpoint",
+    },
 }
 TASKS_MAY = {"lrd.task", "lrd.masks", "lrd.runs"}
 
@@ -98,7 +102,14 @@ def test_wandb_is_imported_only_when_it_is_switched_on():
 
 
 @pytest.mark.parametrize(
-    "script", ["table.py table1", "table.py --help", "runs.py", "equivalence.py fast_digits"]
+    "script",
+    [
+        "table.py table1",
+        "table.py --help",
+        "figure.py figure8",
+        "runs.py",
+        "equivalence.py fast_digits",
+    ],
 )
 def test_reading_scripts_need_no_torch(script: str):
     name, *args = script.split()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lrd.runs import find
+from lrd.runs import TIMES, find
 
 ROOT = Path(__file__).parents[1]
 QUICK = ["train.epochs=2", "model.hidden=[16]"]
@@ -21,9 +21,8 @@ def test_a_run_is_done_once_and_found_afterwards(cli, tmp_path: Path):
     lines = [json.loads(x) for x in (run.folder / "metrics.jsonl").read_text().splitlines()]
     assert [x["epoch"] for x in lines] == [1, 2]
     assert set(lines[0]) == {
-        *("epoch", "step", "lr", "fraction_kept", "seconds", "train_seconds"),
+        *("epoch", "step", "lr", "fraction_kept", *TIMES),
         *("train_loss", "train_loss_sum", "train_accuracy", "test_loss", "test_accuracy"),
-        "images_per_second",
     }
     accuracy = lines[-1]["test_accuracy"]
     assert run.status == "finished" and run.final == accuracy
@@ -49,9 +48,8 @@ def test_the_record_says_where_the_numbers_come_from(cli):
 def test_two_runs_of_a_seed_are_bitwise_the_same_and_seeds_differ(cli):
     def numbers(folder: str, seed: int) -> list[dict[str, float]]:
         cli(*QUICK, f"run.dir={folder}", f"seed={seed}")
-        timed = ("seconds", "train_seconds", "images_per_second")
         lines = next(find(folder)).metrics()
-        return [{k: v for k, v in line.items() if k not in timed} for line in lines]
+        return [{k: v for k, v in line.items() if k not in TIMES} for line in lines]
 
     assert numbers("a", 0) == numbers("b", 0) != numbers("c", 1)
 

@@ -14,11 +14,10 @@ import torch
 
 from lrd.lock import Busy, is_locked, locked
 from lrd.log import Console
-from lrd.runs import Run, find
+from lrd.runs import TIMES, Run, find
 from lrd.train import Trainer
 
 QUICK = ["train.epochs=3", "model.hidden=[16]", "train.threads=1"]
-TIMES = ("seconds", "train_seconds", "images_per_second")
 
 
 def numbers(run: Run) -> list[dict[str, Any]]:
@@ -88,7 +87,7 @@ def test_a_signal_in_evaluation_saves_and_goes_on(
 ):
     evaluate = Trainer.evaluate
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "evaluate", lambda t: (send(signal.SIGTERM)(), evaluate(t))[1])
+        patch.setattr(Trainer, "evaluate", lambda *a: (send(signal.SIGTERM)(), evaluate(*a))[1])
         assert cli(*QUICK).status == 143
     (run,) = find("runs")
     assert run.metrics() == []

@@ -15,6 +15,7 @@ from lrd import LRDropout
 from lrd.build import compile_forward
 from lrd.log import Sink
 from lrd.regularizers import Regularizer
+from lrd.runs import TIMES
 from lrd.schedules import Constant, Schedule, Steps
 from lrd.task import Batch, Score, Step, Task, epoch_order
 from lrd.train import Trainer
@@ -66,8 +67,7 @@ class Memory(Sink):
         self.steps.append((epoch, step))
 
     def epoch(self, numbers: dict[str, Any]) -> None:
-        timed = ("seconds", "train_seconds", "images_per_second")
-        self.lines.append({k: v for k, v in numbers.items() if k not in timed})
+        self.lines.append({k: v for k, v in numbers.items() if k not in TIMES})
 
 
 def trainer(epochs: int = 4, schedule: Schedule | None = None, **settings: Any) -> Trainer:

@@ -1,0 +1,75 @@
+"""Draw a figure of the paper from the runs there are, beside the paper's numbers.
+
+    python scripts/figure.py figure8
+    python scripts/figure.py figure6 --format pdf
+    python scripts/figure.py figure5 train.epochs=5      the same figure from other settings
+
+Trains nothing, and prints where the figure is. Formats: png, svg, pdf.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cells import others
+from curves import FIGURES
+from drawing import FORMATS, draw, encode
+from points import fill_curves, series
+from table import missing
+
+from lrd.runs import write_whole
+
+
+def place(out: str | None, form: str | None, runs: str, name: str) -> tuple[Path, str]:
+    """The file to write and its format: as asked for, else as its name ends, else png."""
+    form = form or (Path(out).suffix.lstrip(".") if out else "") or "png"
+    if form not in FORMATS:
+        raise ValueError(f"the format must be one of {', '.join(FORMATS)}, got {form}")
+    return Path(out) if out else Path(runs) / "figures" / f"{name}.{form}", form
+
+
+def save(path: Path, data: bytes) -> None:
+    """Raises ValueError, in one line, where the file cannot be written."""
+    if path.is_dir():
+        raise ValueError(f"cannot write {path}: it is a folder")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, data)
+    except OSError as error:
+        raise ValueError(f"cannot write {path}: {error.strerror}: {error.filename}") from error
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("figure", help=", ".join(FIGURES))
+    parser.add_argument("overrides", nargs="*", help="settings that differ from the experiment's")
+    parser.add_argument("--format", help=f"{', '.join(FORMATS)} (default: as --out ends, or png)")
+    parser.add_argument("--runs", default="runs", help="folder of the runs (default: runs)")
+    parser.add_argument("--out", help="file to write (default: figures/ in the folder of the runs)")
+    args = parser.parse_intermixed_args(arguments)
+    try:
+        if args.figure not in FIGURES:
+            raise ValueError(f"figure must be one of {', '.join(FIGURES)}, got {args.figure}")
+        figure = FIGURES[args.figure]
+        path, form = place(args.out, args.format, args.runs, args.figure)
+        filled = fill_curves(figure, args.runs, args.overrides)
+        save(path, encode(draw(figure, series(figure, filled), args.overrides), form))
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(path)
+    if commands := missing(filled, args.overrides):
+        print("\nmissing curves are drawn after:", *commands, sep="\n  ", file=sys.stderr)
+    if not any(f.n for f in filled.values()):
+        there = others(list(filled.values()), args.runs) or ["none that finished"]
+        print(
+            f"\nno run under {args.runs} matches; there are:", *there, sep="\n  ", file=sys.stderr
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

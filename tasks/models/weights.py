@@ -1,0 +1,57 @@
+"""Weights that a network starts from: none, torchvision's ImageNet ones, or a file."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import WeightsEnum
+
+
+def state_dict(weights: str, imagenet: WeightsEnum) -> Mapping[str, Tensor] | None:
+    """What ``model.weights`` names: None for ``none``, ``imagenet`` from torch.hub's cache or the
+    network, else a file that torch.save wrote of a state_dict. Raises ValueError in one line."""
+    if weights == "none":
+        return None
+    if weights == "imagenet":
+        try:
+            return imagenet.get_state_dict(progress=False, check_hash=True)
+        except (OSError, RuntimeError) as error:
+            raise ValueError(
+                f"model.weights=imagenet cannot be fetched ({_one_line(error)}): put "
+                f"{Path(imagenet.url).name} into {torch.hub.get_dir()}/checkpoints, or give its "
+                "path, or start from random weights by model.weights=none"
+            ) from error
+    if not Path(weights).is_file():
+        raise ValueError(
+            f"model.weights must be imagenet, none or the path of a file, got {weights}"
+        )
+    try:
+        found = torch.load(weights, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(f"model.weights={weights} cannot be read: {_one_line(error)}") from error
+    found = found.get("model", found) if isinstance(found, dict) else found
+    if not isinstance(found, Mapping) or not all(isinstance(v, Tensor) for v in found.values()):
+        raise ValueError(f"model.weights={weights} must hold a state_dict, a name for each tensor")
+    return found
+
+
+def load(
+    model: nn.Module, state: Mapping[str, Tensor], weights: str, spare: tuple[str, ...]
+) -> None:
+    """Load every parameter and buffer of ``model``; ``state`` may hold more whose names start with
+    one of ``spare``. Raises ValueError that names the first one that does not fit."""
+    own = model.state_dict()
+    kept = {name: t for name, t in state.items() if not name.startswith(spare)}
+    for name in [*own, *kept]:
+        shape = tuple(own[name].shape) if name in own else "no such tensor"
+        got = tuple(kept[name].shape) if name in kept else "none"
+        if shape != got and not name.endswith("num_batches_tracked"):
+            raise ValueError(
+                f"model.weights={weights} does not fit: {name} must be {shape}, got {got}"
+            )
+    model.load_state_dict(kept, strict=False)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

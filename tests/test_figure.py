@@ -1,0 +1,354 @@
+"""Figures from runs: what is drawn is what metrics.jsonl holds, and what is absent is named."""
+
+import dataclasses
+import json
+import math
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import curves
+import drawing
+import figure
+import numpy as np
+import points
+import pytest
+from cells import fill
+from curves import FIGURES, Curve, Figure, Group, Panel
+from layout import PAPER, Cell
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Sheet
+
+from lrd.config import compose, read
+from lrd.runs import open_run
+
+T2 = 4.302652729911275  # quantile 0.975 of Student's t with 2 degrees of freedom
+BASE, LRD = ("task=digits", "optim=adam", "lrd.p=1"), ("task=digits", "optim=adam", "lrd.p=0.5")
+MIOU, SLIDING = "val_whole_miou", "val_sliding_miou"
+PIXELS = "val_whole_pixel_accuracy"
+
+
+def finish(root: Path, lines: Sequence[Any], *overrides: str) -> Path:
+    """A finished run with these metrics, as training would leave it; its metrics.jsonl."""
+    run = open_run(read(compose([f"run.dir={root}", *overrides])))
+    run.write(status="finished", final={"value": 1.0, "epoch": len(lines)})
+    path = run.folder / "metrics.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def scores(*miou: float) -> list[dict[str, float]]:
+    return [{"epoch": e, MIOU: v, PIXELS: v + 20} for e, v in enumerate(miou, 1)]
+
+
+@pytest.fixture
+def digits(monkeypatch: pytest.MonkeyPatch) -> Figure:
+    """Figure 8's layout over the quickstart's runs."""
+    made = curves.segmentation("Figure 8 on digits", "quickstart")
+    monkeypatch.setitem(FIGURES, "digits", made)
+    return made
+
+
+def sheet(what: Figure, root: Path, *overrides: str) -> Sheet:
+    filled = points.fill_curves(what, str(root), overrides)
+    return drawing.draw(what, points.series(what, filled), overrides)
+
+
+def panels(drawn: Sheet) -> list[Axes]:
+    return [axis for axis in drawn.axes if axis.axison]
+
+
+def legend(drawn: Sheet, place: int = 0) -> list[str]:
+    heads = [axis.get_legend() for axis in drawn.axes if not axis.axison]
+    found = heads[place]
+    assert found is not None
+    return [text.get_text() for text in found.get_texts()]
+
+
+def lines(axis: Axes, style: str) -> list[tuple[list[float], list[float]]]:
+    """Epochs and values of what is drawn in a line style."""
+    drawn = [np.asarray(x.get_data()) for x in axis.lines if x.get_linestyle() == style]
+    return [(x.tolist(), y.tolist()) for x, y in drawn]
+
+
+def texts(axis: Axes) -> list[str]:
+    return [text.get_text() for text in axis.texts]
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[str, str]:
+    assert figure.main(arguments) == 0
+    out = capsys.readouterr()
+    return out.out, out.err
+
+
+def test_a_line_is_its_seeds_mean_and_the_band_its_t_interval(tmp_path: Path, digits: Figure):
+    seeds = [(10.0, 40.0), (13.0, 44.0), (19.0, 42.0)]
+    for seed, values in enumerate(seeds):
+        finish(tmp_path, scores(*values), *LRD, f"seed={seed}")
+    drawn = sheet(digits, tmp_path)
+    left, right = panels(drawn)
+    assert lines(left, "-") == [([1, 2], pytest.approx([14, 42]))]
+    assert lines(right, "-") == [([1, 2], pytest.approx([34, 62]))]
+    (band,) = left.collections
+    (path,) = band.get_paths()
+    for epoch, values in enumerate(zip(*seeds, strict=True), 1):
+        half = T2 * statistics.stdev(values) / math.sqrt(3)
+        ys = {round(float(y), 9) for x, y in np.asarray(path.vertices) if x == epoch}
+        mean = statistics.fmean(values)
+        assert ys == {round(mean - half, 9), round(mean + half, 9)}
+    assert legend(drawn) == ["missing: Adam", "Adam, LRD p = 0.5 (n = 3)"]
+    assert (left.get_ylabel(), left.get_xlabel()) == ("Mean IoU (%)", "Epoch")
+    assert right.get_ylabel() == "Pixel accuracy (%)"
+
+
+def test_with_and_without_lrd_differ_by_line_and_marker_and_share_a_hue(tmp_path: Path, digits):
+    finish(tmp_path, scores(10, 20), *BASE)
+    finish(tmp_path, scores(30, 40), *LRD)
+    left, _ = panels(sheet(digits, tmp_path))
+    (base,), (lrd,) = ([x for x in left.lines if x.get_linestyle() == s] for s in ("--", "-"))
+    assert lines(left, "--") == [([1, 2], [10, 20])] and lines(left, "-") == [([1, 2], [30, 40])]
+    assert base.get_color() == lrd.get_color() == curves.HUES["adam"]
+    assert base.get_marker() != lrd.get_marker()
+    assert base.get_markerfacecolor() == "white" != lrd.get_markerfacecolor()
+    assert not left.collections  # one run has no interval
+    assert len(set(curves.HUES.values())) == 5
+
+
+def test_epochs_without_the_metric_are_left_out_and_those_of_all_runs_drawn(tmp_path, digits):
+    sparse = [m if m["epoch"] % 2 == 0 else {"epoch": m["epoch"]} for m in scores(1, 2, 3, 4, 5, 6)]
+    finish(tmp_path, sparse, *LRD)
+    finish(tmp_path, scores(11, 12, 13, 14, 15), *LRD, "seed=1")
+    left, _ = panels(sheet(digits, tmp_path))
+    assert lines(left, "-") == [([2, 4], [7, 9])]
+
+
+def test_the_final_evaluation_is_a_mark_of_its_own(tmp_path: Path, digits: Figure):
+    for seed, value in enumerate((60.0, 63.0, 69.0)):
+        last = {"epoch": 3, MIOU: 50.0, PIXELS: 80.0, SLIDING: value}
+        finish(tmp_path, [*scores(30, 40), last], *LRD, f"seed={seed}")
+    drawn = sheet(digits, tmp_path)
+    left, right = panels(drawn)
+    (mark,) = left.containers
+    assert mark.lines[0].get_xydata().tolist() == [[3, 64]]  # type: ignore[union-attr]
+    (bar,) = mark.lines[2]  # type: ignore[union-attr]
+    (ends,) = bar.get_segments()
+    half = T2 * statistics.stdev((60, 63, 69)) / math.sqrt(3)
+    assert ends[:, 1].tolist() == pytest.approx([64 - half, 64 + half])
+    assert not right.containers
+    assert legend(drawn)[2:] == ["Adam, LRD p = 0.5, sliding window (n = 3)"]
+
+
+def test_the_papers_final_values_are_dotted_lines_with_their_names():
+    """Against the paper's text, section 4.2: 0.637/0.905 without, 0.688/0.921 with LRD."""
+    what = FIGURES["figure8"]
+    left, right = panels(drawing.draw(what, {c.cell: {} for c in what.curves()}))
+    for axis, base, lrd in ((left, 63.7, 68.8), (right, 90.5, 92.1)):
+        assert [ys for _, ys in lines(axis, ":")] == [[base] * 2, [lrd] * 2]
+        assert {f"paper: base {base}", f"paper: LRD {lrd}"} < set(texts(axis))
+        low, high = axis.get_ylim()
+        assert low < base < lrd < high
+
+
+def test_figure_8_is_drawn_from_the_runs_of_its_experiment(tmp_path: Path, capsys):
+    """Needs task=voc_seg to compose, and nothing of VOC's."""
+    asked = "+experiment=figure8"
+    for seed in range(3):
+        finish(tmp_path, scores(30, 60), asked, "lrd.p=1", f"seed={seed}")
+    finish(tmp_path, scores(40, 70), asked, "lrd.p=0.5")
+    finish(tmp_path, scores(99, 99), asked, "lrd.p=0.49")
+    out, err = run(capsys, "figure8", "--runs", str(tmp_path))
+    assert out == f"{tmp_path}/figures/figure8.png\n" and err == ""
+    drawn = sheet(FIGURES["figure8"], tmp_path)
+    assert legend(drawn) == ["Adam (n = 3)", "Adam, LRD p = 0.5 (n = 1)"]
+    left, _ = panels(drawn)
+    assert lines(left, "--") == [([1, 2], [30, 60])] and lines(left, "-") == [([1, 2], [40, 70])]
+
+
+def test_the_sweep_of_figure_8_is_its_two_curves():
+    file = (Path(figure.__file__).parents[1] / "configs/experiment/figure8.yaml").read_text()
+    assert "lrd.p: 1,0.5\n" in file and "seed: 0,1,2\n" in file
+    cells = [curve.cell for curve in FIGURES["figure8"].curves()]
+    assert [(c.experiment, c.overrides[-1]) for c in cells] == [
+        ("figure8", "lrd.p=1"),
+        ("figure8", "lrd.p=0.5"),
+    ]
+
+
+@pytest.mark.parametrize("name, row", [("5", "mnist/fcnet"), ("6", "cifar10/resnet34")])
+def test_figures_of_five_optimizers_have_a_column_each(name: str, row: str):
+    what = FIGURES[f"figure{name}"]
+    drawn = drawing.draw(what, {c.cell: {} for c in what.curves()})
+    columns = np.reshape(np.array(panels(drawn)), (5, 3))
+    labels = ["Training loss", "Training accuracy (%)", "Test accuracy (%)"]
+    assert [axis.get_ylabel() for axis in columns[0]] == labels
+    for column, printed in zip(columns, PAPER["table1"]["cells"][row].values(), strict=True):
+        loss, train, test = column
+        assert loss.get_yscale() == "log" and not lines(train, ":")
+        assert [ys[0] for _, ys in lines(test, ":")] == [printed["base"], printed["lrd"]]
+        assert f"paper: base {printed['base']:.2f}\npaper: LRD {printed['lrd']:.2f}" in texts(test)
+
+
+def test_an_optimizers_runs_are_drawn_in_its_column_alone(tmp_path: Path, capsys):
+    metrics = [
+        {"epoch": e, "train_loss": 1 / e, "train_accuracy": 50 + e, "test_accuracy": 40 + e}
+        for e in (1, 2, 3)
+    ]
+    short = ("task=mnist", "train.epochs=3")
+    for seed in (0, 1):
+        finish(tmp_path, metrics, *short, "optim=radam", "lrd.p=0.5", f"seed={seed}")
+    what = FIGURES["figure5"]
+    drawn = sheet(what, tmp_path, "train.epochs=3")
+    assert drawn.get_suptitle().endswith("[train.epochs=3]")
+    columns = np.reshape(np.array(panels(drawn)), (5, 3))
+    assert [lines(axis, "-")[0][1] for axis in columns[4]] == [
+        pytest.approx([1, 1 / 2, 1 / 3]),
+        [51, 52, 53],
+        [41, 42, 43],
+    ]
+    for axis in columns[:4].flat:
+        assert not lines(axis, "-") and "no runs yet" in texts(axis)
+    assert legend(drawn, 0) == ["missing: without LRD", "missing: LRD p = 0.5"]
+    assert legend(drawn, 4) == ["missing: without LRD", "LRD p = 0.5 (n = 2)"]
+    ticks = columns[4, 2].get_xticks().tolist()
+    assert ticks == [1, 2, 3]
+    out, err = run(capsys, "figure5", "train.epochs=3", "--runs", str(tmp_path))
+    assert out == f"{tmp_path}/figures/figure5.png\n"
+    assert "python run.py -m +experiment=table1_mnist train.epochs=3\n" in err
+
+
+def test_the_authors_curve_is_drawn_with_sgdm_on_cifar_10():
+    """Against the published file: epochs 1 and 200."""
+    what = FIGURES["figure6"]
+    drawn = drawing.draw(what, {c.cell: {} for c in what.curves()})
+    columns = np.reshape(np.array(panels(drawn)), (5, 3))
+    ends = [(649.2485 / 391, 0.4638 / 391), (38.494, 99.994), (47.98, 95.57)]
+    for axis, (first, last) in zip(columns[0], ends, strict=True):
+        ((epochs, values),) = lines(axis, "-.")
+        assert epochs == list(range(1, 201))
+        assert (values[0], values[-1]) == pytest.approx((first, last))
+    assert not any(lines(axis, "-.") for axis in columns[1:].flat)
+    assert legend(drawn, 0)[-1] == "authors' LRD run (n = 1)"
+    assert columns[0, 0].get_xticks().tolist() == [1, 50, 100, 150, 200]
+
+
+def test_many_printed_values_are_marks_beside_the_panel(tmp_path: Path):
+    cells = [Cell("quickstart", ("optim=adam", f"lrd.p={p}")) for p in (1, 0.5, 0.1)]
+    sweep = [
+        Curve(f"p = {i}", "", cell, curves.BLUE, paper={"test_accuracy": 90.0 + i})
+        for i, cell in enumerate(cells)
+    ]
+    panel = Panel("test_accuracy", "Test accuracy", "%")
+    what = Figure("Sweep", (panel,), (Group("Adam", tuple(sweep)), Group("SGDM", ())))
+    first, second = panels(drawing.draw(what, {cell: {} for cell in cells}))
+    assert [line.get_ydata() for line in first.lines] == [[90], [91], [92]]
+    assert all(line.get_marker() == "<" for line in first.lines)
+    assert not second.lines and first.get_ylim() == second.get_ylim()
+
+
+@pytest.mark.parametrize("other", ["optim.lr=0.002", "train.epochs=99", "lrd.p=0.49"])
+def test_runs_of_other_settings_are_not_drawn(tmp_path: Path, capsys, digits, other: str):
+    finish(tmp_path, scores(1, 2), *LRD, other)
+    (tmp_path / "out").mkdir()
+    out, err = run(capsys, "digits", "--runs", str(tmp_path), "--out", str(tmp_path / "out/a.svg"))
+    assert out == f"{tmp_path}/out/a.svg\n"
+    assert "python run.py -m +experiment=quickstart\n" in err
+    assert f"no run under {tmp_path} matches; there are:\n  1 finished with {other}" in err
+    for axis in panels(sheet(digits, tmp_path)):
+        assert "no runs yet" in texts(axis) and not lines(axis, "-")
+
+
+def test_without_any_run_the_axes_are_drawn(tmp_path: Path, capsys, digits):
+    _, err = run(capsys, "digits", "--runs", str(tmp_path / "none"))
+    assert err.endswith("matches; there are:\n  none that finished\n")
+    assert (tmp_path / "none/figures/digits.png").stat().st_size > 10_000
+
+
+MAGIC = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}
+
+
+@pytest.mark.parametrize("form", drawing.FORMATS)
+def test_the_same_runs_give_the_same_bytes(form: str, tmp_path: Path, capsys, digits):
+    for seed in (0, 1):
+        finish(tmp_path, scores(10 + seed, 20, 30), *LRD, f"seed={seed}")
+    asked = ("digits", "--format", form, "--runs", str(tmp_path))
+    out, _ = run(capsys, *asked)
+    first = Path(out.strip()).read_bytes()
+    assert out.strip().endswith(f"digits.{form}") and first.startswith(MAGIC[form])
+    other = tmp_path / f"again.{form}"
+    run(capsys, "digits", "--runs", str(tmp_path), "--out", str(other))
+    assert other.read_bytes() == first
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_a_loss_of_zero_and_one_epoch_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A logarithmic axis has no zero, and one epoch no line; neither warns."""
+    loss = Panel("train_loss", "Training loss", log=True)
+    what = dataclasses.replace(curves.segmentation("Loss", "quickstart"), panels=(loss,))
+    for seed, value in enumerate((0.0, 1e-4, 0.5)):
+        finish(tmp_path, [{"epoch": 1, "train_loss": value}], *LRD, f"seed={seed}")
+    finish(tmp_path, [{"epoch": 1, "train_loss": 0.0}], *BASE)
+    drawn = sheet(what, tmp_path)
+    for form in drawing.FORMATS:
+        assert drawing.encode(drawn, form)
+    (axis,) = panels(drawn)
+    assert axis.get_ylim()[0] > 0 and axis.get_xlim()[0] < 1 < axis.get_xlim()[1]
+
+
+def error(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert figure.main(arguments) == 2
+    out = capsys.readouterr()
+    assert out.out == "" and out.err.count("\n") == 1 and out.err.startswith("error: ")
+    return out.err.removeprefix("error: ").rstrip("\n")
+
+
+def test_mistakes_are_one_line(tmp_path: Path, capsys, digits):
+    root = ("--runs", str(tmp_path))
+    names = "figure5, figure6, figure7, figure8, digits"
+    assert error(capsys, "figure99") == f"figure must be one of {names}, got figure99"
+    for wrong in (("--format", "gif"), ("--out", "a.gif")):
+        said = error(capsys, "digits", *root, *wrong)
+        assert said == "the format must be one of png, svg, pdf, got gif"
+    said = error(capsys, "digits", "train.epochs=0", *root)
+    assert said == "train.epochs must be at least 1, got 0"
+    said = error(capsys, "digits", "lrd.p=0.3", *root)
+    assert said == "curves must be different configurations, got lrd.p=0.3: two are the same"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("bad", ["{", "3", '{"step": 1}', '{"epoch": "1"}', "[1, 2]"])
+def test_a_line_that_cannot_be_read_is_named(tmp_path: Path, capsys, digits, bad: str):
+    path = finish(tmp_path, scores(1, 2), *LRD)
+    path.write_text(path.read_text() + bad + "\n")
+    said = error(capsys, "digits", "--runs", str(tmp_path))
+    assert said == f"{path} is damaged in line 3"
+    assert not (tmp_path / "figures").exists()
+
+
+def test_runs_without_the_metric_are_named(tmp_path: Path, capsys, digits):
+    path = finish(tmp_path, scores(1, 2), *LRD)
+    finish(tmp_path, [{"epoch": 1, MIOU: None, PIXELS: 3.0}], *LRD, "seed=1")
+    said = error(capsys, "digits", "--runs", str(tmp_path))
+    assert said == f"{path.parents[1]}: no epoch has {MIOU} in all 2 finished runs"
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, capsys, digits):
+    (tmp_path / "file").touch()
+    root = ("--runs", str(tmp_path))
+    said = error(capsys, "digits", *root, "--out", f"{tmp_path}/file/a.png")
+    assert said == f"cannot write {tmp_path}/file/a.png: File exists: {tmp_path}/file"
+    said = error(capsys, "digits", *root, "--out", str(tmp_path))
+    assert said == f"cannot write {tmp_path}: it is a folder"
+
+
+def test_the_interval_is_that_of_the_tables(tmp_path: Path, digits: Figure):
+    """Where the last epoch's value is the final score, table.py prints the same interval."""
+    for seed, value in enumerate((60.0, 63.0, 69.0)):
+        run = finish(tmp_path, scores(value), *LRD, f"seed={seed}").parent
+        record = json.loads((run / "run.json").read_text())
+        (run / "run.json").write_text(json.dumps(record | {"final": {"value": value}}))
+    cell = digits.curves()[1].cell
+    filled = fill([cell], str(tmp_path), ())
+    drawn = points.points([r.metrics() for r in filled[cell].runs], MIOU)
+    assert drawn.mean == pytest.approx([filled[cell].mean])
+    assert drawn.half == pytest.approx([filled[cell].half_width])
