@@ -1,7 +1,7 @@
 """Which runs fill a cell: those whose resolved configuration equals the experiment's."""
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -33,10 +33,25 @@ class Filled:
     @property
     def half_width(self) -> float | None:
         """Half of the 95 % t interval of the mean over seeds; None below two runs."""
-        if self.n < 2:
-            return None
-        spread = stats.sem([r.final for r in self.runs])
-        return float(stats.t.ppf(0.975, self.n - 1) * spread)
+        return float(half_width([r.final for r in self.runs])) if self.n > 1 else None
+
+
+def half_width(samples: Any) -> Any:
+    """Half of the 95 % t interval of the mean over the first axis, which has two or more."""
+    return stats.t.ppf(0.975, len(samples) - 1) * stats.sem(samples)
+
+
+def missing(filled: Iterable[Filled], overrides: Sequence[str]) -> list[str]:
+    """The commands that fill what is empty, one an experiment."""
+    empty = dict.fromkeys(f.cell.experiment for f in filled if not f.n)
+    command = "python run.py -m +experiment="
+    return [command + " ".join([name, *overrides]) for name in empty]
+
+
+def none_matches(filled: Sequence[Filled], root: str) -> str:
+    """Lines that say what there is where no run under ``root`` matches."""
+    there = others(filled, root) or ["none that finished"]
+    return "\n  ".join([f"\nno run under {root} matches; there are:", *there])
 
 
 @cache

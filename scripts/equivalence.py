@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cells import Filled, fill, others
+from cells import Filled, fill, none_matches
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import OverrideParseException
 from layout import Cell
@@ -192,10 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if commands := found.missing():
         print("\nmissing runs are filled by:", *commands, sep="\n  ", file=sys.stderr)
     if not any(f.n for f in found.filled):
-        there = others(found.filled, args.runs) or ["none that finished"]
-        print(
-            f"\nno run under {args.runs} matches; there are:", *there, sep="\n  ", file=sys.stderr
-        )
+        print(none_matches(found.filled, args.runs), file=sys.stderr)
     return 0
 
 

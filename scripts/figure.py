@@ -12,11 +12,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cells import others
+from cells import missing, none_matches
 from curves import FIGURES
 from drawing import FORMATS, draw, encode
 from points import fill_curves, series
-from table import missing
 
 from lrd.runs import write_whole
 
@@ -61,13 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(path)
-    if commands := missing(filled, args.overrides):
+    if commands := missing(filled.values(), args.overrides):
         print("\nmissing curves are drawn after:", *commands, sep="\n  ", file=sys.stderr)
     if not any(f.n for f in filled.values()):
-        there = others(list(filled.values()), args.runs) or ["none that finished"]
-        print(
-            f"\nno run under {args.runs} matches; there are:", *there, sep="\n  ", file=sys.stderr
-        )
+        print(none_matches(list(filled.values()), args.runs), file=sys.stderr)
     return 0
 
 

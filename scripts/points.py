@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cells import Filled, fill
+from cells import Filled, fill, half_width
 from curves import Figure, Panel, Published
 from layout import Cell
 from numpy.typing import NDArray
-from scipy import stats
 
 from lrd.identity import fingerprint
 from lrd.runs import Run
@@ -46,7 +45,7 @@ def points(runs: Sequence[Metrics], key: str) -> Points:
     values = np.array([[by_epoch[e] for e in epochs] for by_epoch in found], dtype=np.float64)
     half, n = None, len(runs)
     if n > 1:
-        half = stats.t.ppf(0.975, n - 1) * values.std(axis=0, ddof=1) / np.sqrt(n)
+        half = half_width(values)
     return Points(np.array(epochs, dtype=np.int64), values.mean(axis=0), half, n)
 
 

@@ -13,7 +13,7 @@ import io
 import sys
 from collections.abc import Callable, Sequence
 
-from cells import Filled, fill, others
+from cells import Filled, fill, missing, none_matches
 from layout import TABLES, Cell, Table
 
 Fill = dict[Cell, Filled]
@@ -82,13 +82,6 @@ def as_csv(table: Table, filled: Fill) -> str:
 FORMATS = {"text": text, "markdown": markdown, "latex": latex, "csv": as_csv}
 
 
-def missing(filled: Fill, overrides: Sequence[str]) -> list[str]:
-    """The commands that fill what is empty, one an experiment."""
-    empty = dict.fromkeys(cell.experiment for cell, f in filled.items() if not f.n)
-    command = "python run.py -m +experiment="
-    return [command + " ".join([name, *overrides]) for name in empty]
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -108,12 +101,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(table.title + (f" [{' '.join(args.overrides)}]" if args.overrides else ""))
         print("final epoch, mean over seeds, half of the 95 % t interval, n seeds\n")
     print(FORMATS[args.format](table, filled))
-    if commands := missing(filled, args.overrides):
+    if commands := missing(filled.values(), args.overrides):
         print("\nempty cells are filled by:", *commands, sep="\n  ", file=sys.stderr)
     if not any(f.n for f in filled.values()):
-        there = others(list(filled.values()), args.runs)
-        print(f"\nno run under {args.runs} matches; there are:", file=sys.stderr)
-        print("  " + "\n  ".join(there or ["none that finished"]), file=sys.stderr)
+        print(none_matches(list(filled.values()), args.runs), file=sys.stderr)
     return 0
 
 

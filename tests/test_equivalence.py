@@ -122,6 +122,7 @@ def finish(root: Path, value: float, seed: int, *overrides: str, **record: Any) 
     begun(root, seed, *overrides).write(status="finished", final=final, **made)
 
 
+SMOKE = ("smoke", "task=digits")
 ARMS = ["--arms", "lrd.p=1", "lrd.p=0.5"]
 BASE = [97.0, 97.5, 98.0, 97.2]
 OTHER = [97.1, 97.4, 98.1, 97.3]  # 0.1 more, 0.1 less, 0.1 more, 0.1 more
@@ -141,7 +142,7 @@ def show(capsys: pytest.CaptureFixture[str], root: Path, *arguments: str) -> tup
 
 def test_runs_are_paired_by_seed_and_everything_is_shown(tmp_path: Path, capsys):
     both(tmp_path)
-    out, err = show(capsys, tmp_path, "smoke", "seed=0,1,2,3", *ARMS)
+    out, err = show(capsys, tmp_path, *SMOKE, "seed=0,1,2,3", *ARMS)
     made = "(fp32, generic, A CPU, 2 cores, threads 1, torch 2.99)"
     assert f"lrd.p=1    n = 4  mean 97.425  {made}" in out
     assert f"lrd.p=0.5  n = 4  mean 97.475  {made}" in out
@@ -156,7 +157,7 @@ def test_runs_are_paired_by_seed_and_everything_is_shown(tmp_path: Path, capsys)
 
 def test_what_is_not_shown_says_how_many_pairs_would_do(tmp_path: Path, capsys):
     both(tmp_path)
-    out, _ = show(capsys, tmp_path, "smoke", "seed=0,1,2,3", "--margin", "0.1", *ARMS)
+    out, _ = show(capsys, tmp_path, *SMOKE, "seed=0,1,2,3", "--margin", "0.1", *ARMS)
     assert "not shown: equivalence within +-0.1 points" in out
     assert "equal means, 11 pairs show it 4 times out of 5" in out
 
@@ -164,7 +165,7 @@ def test_what_is_not_shown_says_how_many_pairs_would_do(tmp_path: Path, capsys):
 def test_a_constant_difference_is_shown_or_not_without_nan(tmp_path: Path, capsys):
     both(tmp_path, [97.0, 98.0, 96.0], [97.5, 98.5, 96.5])
     for margin, last in ((1, "equivalent within +-1 points"), (0.5, "not shown: equivalence")):
-        out, _ = show(capsys, tmp_path, "smoke", "seed=0,1,2", f"--margin={margin}", *ARMS)
+        out, _ = show(capsys, tmp_path, *SMOKE, "seed=0,1,2", f"--margin={margin}", *ARMS)
         assert "interval     +0.500 to +0.500" in out and last in out and "nan" not in out
 
 
@@ -172,31 +173,31 @@ def test_runs_made_in_several_ways_are_shown_so(tmp_path: Path, capsys):
     both(tmp_path)
     card = {"cpu": "A CPU", "cores": 2, "gpu": "A card"}
     finish(tmp_path, 97.4, 1, "train.epochs=2", "lrd.p=0.5", hardware=card, precision="bf16")
-    out, _ = show(capsys, tmp_path, "smoke", "seed=0,1,2,3", *ARMS)
+    out, _ = show(capsys, tmp_path, *SMOKE, "seed=0,1,2,3", *ARMS)
     assert "A CPU, 2 cores, threads 1, torch 2.99; bf16, generic, A card, threads 1" in out
 
 
 def test_the_printed_commands_fill_exactly_what_is_missing(tmp_path: Path, capsys):
     both(tmp_path, BASE, OTHER[:2])
     finish(tmp_path, 97.0, 7, "train.epochs=2", "lrd.p=1")  # asked for by nobody
-    out, err = show(capsys, tmp_path, "smoke", "seed=range(0,5)", *ARMS)
+    out, err = show(capsys, tmp_path, *SMOKE, "seed=range(0,5)", *ARMS)
     assert "lrd.p=1    n = 2" in out
     commands = [line.strip() for line in err.splitlines() if "run.py" in line]
     assert commands == [
-        "python run.py -m +experiment=smoke lrd.p=1 seed=4",
-        "python run.py -m +experiment=smoke lrd.p=0.5 seed=2,3,4",
+        "python run.py -m +experiment=smoke task=digits lrd.p=1 seed=4",
+        "python run.py -m +experiment=smoke task=digits lrd.p=0.5 seed=2,3,4",
     ]
     for command in commands:
         *overrides, seeds = shlex.split(command)[3:]
         for seed in map(int, seeds.removeprefix("seed=").split(",")):
             finish(tmp_path, 97.0 + 0.1 * seed, seed, *overrides)
-    out, err = show(capsys, tmp_path, "smoke", "seed=range(0,5)", *ARMS)
+    out, err = show(capsys, tmp_path, *SMOKE, "seed=range(0,5)", *ARMS)
     assert "n = 5" in out and not err
 
 
 def test_without_runs_it_says_what_there_is(tmp_path: Path, capsys):
     finish(tmp_path, 97.0, 0, "train.epochs=3", "lrd.p=1")
-    out, err = show(capsys, tmp_path, "smoke", *ARMS)
+    out, err = show(capsys, tmp_path, *SMOKE, *ARMS)
     assert "not shown: at least 2 pairs are needed, got 0" in out
     assert "1 finished with train.epochs=3 instead of 2" in err
     assert "lrd.p=0.5 seed=0,1,2,3,4,5,6,7,8,9" in err
@@ -206,23 +207,23 @@ def test_other_settings_are_other_runs_and_unfinished_ones_do_not_count(tmp_path
     both(tmp_path)
     run = begun(tmp_path, 9, "train.epochs=2", "lrd.p=1")
     run.write(status="running", final={"value": 50.0, "epoch": 1})
-    out, err = show(capsys, tmp_path, "smoke", *ARMS)
+    out, err = show(capsys, tmp_path, *SMOKE, *ARMS)
     assert "n = 4" in out and "lrd.p=1 seed=4,5,6,7,8,9" in err
-    out, err = show(capsys, tmp_path, "smoke", "train.epochs=4", *ARMS)
-    assert "got 0" in out and "+experiment=smoke train.epochs=4 lrd.p=1 seed=0,1" in err
+    out, err = show(capsys, tmp_path, *SMOKE, "train.epochs=4", *ARMS)
+    assert "got 0" in out and "+experiment=smoke task=digits train.epochs=4 lrd.p=1 seed=0,1" in err
 
 
 @pytest.mark.parametrize(
     "arguments, line",
     [
         (["nothing"], "experiment=nothing is no choice of experiment; there are: "),
-        (["smoke", "--arms", "lrd.p=1", "lrd.p=1.0"], "the arms must be different configurations"),
+        ([*SMOKE, "--arms", "lrd.p=1", "lrd.p=1.0"], "the arms must be different configurations"),
         (["quickstart", *ARMS], "optim must be one value here, got sgdm,rmsprop,adam,amsgrad,"),
-        (["smoke", *ARMS, "seed=first"], "seed must be whole numbers, got first"),
-        (["smoke", *ARMS, "seed=range(3"], "cannot read 'seed=range(3' as KEY=VALUE"),
-        (["smoke", *ARMS, "train.epochs=0"], "train.epochs must be at least 1, got 0"),
-        (["smoke", *ARMS, "--margin", "0"], "--margin must be above 0, got 0"),
-        (["smoke", *ARMS, "--margin", "nan"], "--margin must be above 0, got nan"),
+        ([*SMOKE, *ARMS, "seed=first"], "seed must be whole numbers, got first"),
+        ([*SMOKE, *ARMS, "seed=range(3"], "cannot read 'seed=range(3' as KEY=VALUE"),
+        ([*SMOKE, *ARMS, "train.epochs=0"], "train.epochs must be at least 1, got 0"),
+        ([*SMOKE, *ARMS, "--margin", "0"], "--margin must be above 0, got 0"),
+        ([*SMOKE, *ARMS, "--margin", "nan"], "--margin must be above 0, got nan"),
     ],
 )
 def test_a_mistake_is_one_line(arguments: list[str], line: str, capsys):

@@ -111,7 +111,7 @@ def test_wandb_is_imported_only_when_it_is_switched_on():
         "equivalence.py fast_digits",
     ],
 )
-def test_reading_scripts_need_no_torch(script: str):
+def test_reading_scripts_need_no_torch(script: str, tmp_path: Path):
     name, *args = script.split()
     code = f"""
 import runpy, sys
@@ -124,5 +124,6 @@ sys.path.insert(0, {str(ROOT / "scripts")!r})
 sys.argv = [{name!r}, *{args!r}]
 runpy.run_path({str(ROOT / "scripts" / name)!r}, run_name="__main__")
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

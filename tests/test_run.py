@@ -71,7 +71,7 @@ def test_a_failing_cell_stops_no_other_and_all_are_listed(cli):
 
 
 def test_an_experiment_is_a_sweep_with_or_without_the_flag(cli):
-    small = ["+experiment=smoke", "model.hidden=[16]"]
+    small = ["+experiment=smoke", "task=digits", "model.hidden=[16]"]
     assert cli(*small).status == 0 and len(list(find("runs"))) == 2
     assert cli("-m", *small).out.count("finished already") == 2
 
