@@ -9,11 +9,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 import tqdm.std
 import wandb
+from PIL import Image
 
-from lrd.log import Console, JsonLines, Wandb
+from lrd.log import Console, JsonLines, Pictures, Wandb
 from tests.wandb_file import WandbFile
 
 
@@ -213,6 +216,35 @@ def test_two_runs_in_one_process_stay_apart_in_wandb(runs: Path):
     assert logged(second) == [numbers(1, 1), numbers(2, 1)]
     assert (first.config["seed"], second.config["seed"]) == (0, 1)
     assert first.run.run_id != second.run.run_id
+
+
+def test_pictures_are_files_by_name_and_epoch(tmp_path: Path):
+    sink = Pictures(tmp_path)
+    picture = torch.randint(0, 256, (3, 5, 7), dtype=torch.uint8)
+    sink.pictures(12, {"2007_000033": picture, "b": picture[:, :2]})
+    sink.pictures(12, {"b": picture[:, :3]})  # as a resumed run may
+    found = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.*"))
+    assert found == ["pictures/2007_000033/epoch0012.png", "pictures/b/epoch0012.png"]
+    with Image.open(tmp_path / found[0]) as image:
+        assert torch.equal(torch.from_numpy(np.array(image)).permute(2, 0, 1), picture)
+    with Image.open(tmp_path / found[1]) as image:
+        assert image.size == (7, 3)
+
+
+def test_wandb_has_the_pictures_against_the_epoch(runs: Path):
+    sink, folder = start(runs)
+    sink.pictures(3, {"cat": torch.full((3, 4, 6), 9, dtype=torch.uint8)})
+    sink.epoch(numbers(3))
+    sink.close({"status": "finished"})
+    first, second = logged(read(folder))
+    assert first["epoch"] == 3 and second == numbers(3)
+    (sent,) = (
+        v for k, v in first.items() if k.startswith("pictures/cat.path") or k == "pictures/cat"
+    )
+    (file,) = folder.rglob("*.png")
+    assert file.name in str(first) and sent
+    with Image.open(file) as image:
+        assert image.size == (6, 4) and image.getpixel((0, 0)) == (9, 9, 9)
 
 
 def fail(*args: Any, **kwargs: Any) -> None:

@@ -98,3 +98,12 @@ def test_a_reduced_precision_is_not_mistaken_for_float32():
 
     now = clock(switch, {"none": 1.0, "bf16": 0.1})
     assert machine.onednn_pays(switch, product, now) is False
+
+
+def test_data_are_loaded_by_the_cores_that_a_gpu_leaves_idle(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(5)))
+    gpu, cpu = torch.device("cuda", 0), torch.device("cpu")
+    assert machine.workers(None, gpu) == 5 and machine.workers(None, cpu) == 0
+    assert machine.workers(3, cpu) == machine.workers(3, gpu) == 3
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(64)))
+    assert machine.workers(None, gpu) == 8

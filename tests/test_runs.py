@@ -132,6 +132,8 @@ def test_summary_takes_the_last_and_the_first_best():
     assert summary(lines, up)["best"] == {"value": 5.0, "epoch": 2}
     assert summary(lines, down)["best"] == {"value": 3.0, "epoch": 1}
     assert summary(lines, up)["final"] == {"value": 4.0, "epoch": 4}
+    rarely = [{"epoch": 1}, *lines[1:]]  # not every epoch need be evaluated
+    assert summary(rarely, down)["best"] == {"value": 4.0, "epoch": 4}
 
 
 def test_metrics_are_read_line_by_line(tmp_path: Path):

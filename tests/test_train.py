@@ -1,6 +1,7 @@
 """The loop around a task: order of events, sums, resume, determinism, the data it sees."""
 
 import itertools
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -262,3 +263,88 @@ def test_a_compiled_model_is_compiled_for_whole_batches_alone():
     ours.run()
     assert [n["epoch"] for n in lines(ours)] == [1, 2]
     assert shapes == [torch.Size([8, 4])]
+
+
+class Careful(Regression):
+    """Evaluates once more after the last epoch, several scores at once, and draws."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.evaluated: list[str] = []
+
+    def eval_step(self, model: nn.Module, batch: Batch, metrics: dict[str, Metric]) -> None:
+        self.evaluated.append("each")
+        super().eval_step(model, batch, metrics)
+
+    def final_metrics(self) -> dict[str, Metric]:
+        return {"whatever": Several()}
+
+    def final_step(self, model: nn.Module, batch: Batch, metrics: dict[str, Metric]) -> None:
+        assert not model.training and not torch.is_grad_enabled()
+        self.evaluated.append("final")
+        metrics["whatever"].update(model(batch.inputs) - batch.targets)
+
+    def pictures(self, model: nn.Module) -> dict[str, Tensor]:
+        assert not model.training and not torch.is_grad_enabled()
+        return {"one": torch.zeros(3, 2, 2, dtype=torch.uint8)}
+
+
+class Several(MeanMetric):
+    def update(self, value: Tensor) -> None:  # type: ignore[override]
+        super().update(value.abs())
+
+    def compute(self) -> dict[str, Tensor]:  # type: ignore[override]
+        return {"test_mae": super().compute(), "test_count": self.weight}
+
+
+def careful(epochs: int = 5, **settings: Any) -> tuple[Trainer, Careful, list[int]]:
+    task, drawn = Careful(), []
+    made = trainer(epochs, **settings)
+
+    class Album(Memory):
+        def pictures(self, epoch: int, pictures: dict[str, Any]) -> None:
+            assert pictures.keys() == {"one"}
+            drawn.append(epoch)
+
+    fields = vars(made).keys() & Trainer.__dataclass_fields__.keys()
+    given = {name: getattr(made, name) for name in fields} | {"task": task, "sinks": [Album()]}
+    return Trainer(**given), task, drawn
+
+
+@pytest.mark.parametrize("max_steps", [None, 30])
+def test_after_the_last_epoch_the_task_is_scored_once_more_and_carefully(max_steps: int | None):
+    ours, task, _ = careful(max_steps=max_steps)
+    ours.run()
+    assert task.evaluated == ["each"] * 5 + ["final"]
+    off = (ours.model(task.x) - task.y).abs().mean().item()
+    last = lines(ours)[-1]
+    assert (last["test_mae"], last["test_count"]) == (pytest.approx(off), 50)
+    assert all("test_mae" not in line for line in lines(ours)[:-1])
+
+
+def test_evaluation_and_pictures_every_few_epochs_and_after_the_last_one():
+    ours, task, drawn = careful(eval_every=2, pictures_every=3)
+    ours.run()
+    assert [n["epoch"] for n in lines(ours) if "test_mse" in n] == [2, 4, 5]
+    assert task.evaluated == ["each"] * 3 + ["final"] and drawn == [3, 5]
+    whole, _, none = careful()
+    whole.run()
+    assert none == [] and torch.equal(weights(ours), weights(whole))
+    assert lines(whole)[-1] == lines(ours)[-1]
+
+
+def test_the_share_of_time_spent_waiting_for_data_is_logged():
+    class Slow(Regression):
+        def train_batches(self, *args: Any, **kwargs: Any) -> Iterator[Batch]:
+            for batch in super().train_batches(*args, **kwargs):
+                time.sleep(0.05)
+                yield batch
+
+    shares = []
+    for task in (Slow(), Regression()):
+        made = trainer(epochs=1)
+        made.task, told = task, []
+        made.sinks[0].epoch = told.append  # type: ignore[method-assign]
+        made.run()
+        shares.append(told[0]["data_wait"])
+    assert 0.5 < shares[0] <= 1 and 0 <= shares[1] < shares[0]
