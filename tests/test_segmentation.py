@@ -1,6 +1,7 @@
 """The segmentation task: its batches, loss, scores and pictures, and runs of it by run.py."""
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,16 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.utils import make_grid
 
 from lrd import build
 from lrd.config import compose
 from lrd.config import read as checked
 from lrd.runs import find
 from lrd.task import Setup, epoch_order
+from tasks import augment
 from tasks.models.pspnet import PSPNet18
+from tasks.pictures import colours, overlay
 from tasks.segmentation import Segmentation
 from tasks.voc_masks import ShapesMasks, VOCMasks
 
@@ -274,11 +278,44 @@ def test_voc_segmentation_takes_the_shapes_as_any_data_set(cli):
 
 
 def test_a_picture_is_the_same_for_a_label_whatever_image_it_is_in():
-    from tasks.pictures import colours
-
     labels = torch.tensor([[0, 15], [20, 255]], dtype=torch.uint8)
     expected = [[(0, 0, 0), (192, 128, 128)], [(0, 64, 128), (224, 224, 192)]]
     assert colours(labels).permute(1, 2, 0).tolist() == [[list(c) for c in r] for r in expected]
+
+
+def drawn(of: Segmentation, name: str, folder: Path) -> Tensor:
+    """A training batch as a picture, the images with their masks over them, left in ``folder`` or
+    in LRD_PICTURES for people to look at."""
+    batch = next(of.train_batches(0))
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (augment.MEAN, augment.STD))
+    images = ((batch.inputs * std + mean) * 255).round().to(torch.uint8)
+    masks = batch.targets.to(torch.uint8)
+    rows = [
+        torch.cat([image, overlay(image, mask)], 2)
+        for image, mask in zip(images, masks, strict=True)
+    ]
+    picture = make_grid(torch.stack(rows), nrow=2, padding=4, pad_value=255)
+    file = Path(os.environ.get("LRD_PICTURES", folder)) / f"{name}.png"
+    Image.fromarray(picture.permute(1, 2, 0).numpy()).save(file)
+    return torch.stack(rows)
+
+
+def test_a_batch_is_drawn_with_its_masks_over_it(tmp_path: Path):
+    rows = drawn(task(crop=97), "shapes_batch", tmp_path)
+    assert rows.shape == (8, 3, 97, 194)
+    image, under = rows.int().chunk(2, 3)
+    batch = next(task(crop=97).train_batches(0))
+    image, under = (x.permute(0, 2, 3, 1) for x in (image, under))
+    nothing, circle = batch.targets == 0, batch.targets == 1
+    assert torch.equal(image[nothing], under[nothing])
+    assert (under[circle][:, 0] - 0.4 * image[circle][:, 0] - 0.6 * 128).abs().max() <= 1
+
+
+def test_a_batch_of_real_voc_is_drawn_with_its_masks_over_it(real_data: Path, tmp_path: Path):
+    setup = Setup(batch_size=8, root=str(real_data))
+    data = VOCMasks(setup, "voc_seg", sbd=False, partial=True)
+    rows = drawn(Segmentation(setup, data, Tiny), "voc_batch", tmp_path)
+    assert rows.shape == (8, 3, 473, 946)
 
 
 def test_real_voc_trains_and_is_scored(cli, real_data: Path):
