@@ -11,7 +11,7 @@ bench.json (every raw number, hardware, versions) and a chart a section.
 
 step    one optimizer step, alone and with backward; memory; seconds to compile
 loop    images/s of training, against the ordinary DataLoader loop
-data    images/s of the batches alone
+data    images/s of the batches alone, and of photos with masks
 growth  how a step's cost grows with parameters, tensors, p and batch size
 """
 

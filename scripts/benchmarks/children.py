@@ -23,7 +23,8 @@ PRELOAD = ["torch", "torchvision", "torchmetrics", "hydra", "torch.optim.lr_sche
 class Child:
     """A process in which ``factory(*arguments)`` made a function that :meth:`turn` calls.
 
-    Use it as a context manager. Raises RuntimeError with the child's traceback when it fails.
+    If that function has a ``close``, the process calls it at its end. Use a Child as a context
+    manager. Raises RuntimeError with the child's traceback when it fails.
     """
 
     def __init__(
@@ -91,9 +92,8 @@ def _serve(
     # seconds; fork is what they start by in a program of one's own.
     multiprocessing.set_start_method("fork", force=True)
     Thread(target=_end_with_parent, daemon=True).start()
-    before = resident("VmRSS") or 0
+    before, turn = resident("VmRSS") or 0, None
     try:
-        turn = None
         while True:
             asked = pipe.recv()
             if asked == ("memory",):
@@ -105,6 +105,9 @@ def _serve(
         return  # the parent has closed its end
     except BaseException:
         pipe.send((True, traceback.format_exc()))
+    finally:
+        # Nothing else would: functions of atexit are not called where this process ends.
+        getattr(turn, "close", lambda: None)()
 
 
 def _end_with_parent() -> None:

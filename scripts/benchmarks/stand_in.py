@@ -16,7 +16,12 @@ KINDS: dict[str, type[images.Images]] = {
     "cifar100": images.CIFAR100,
 }
 COUNTS = {"mnist": (60_000, 10_000), "cifar10": (50_000, 10_000), "cifar100": (50_000, 10_000)}
-FOLDERS = {"mnist": "MNIST", "cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
+FOLDERS = {
+    "mnist": "MNIST",
+    "cifar10": "cifar-10-batches-py",
+    "cifar100": "cifar-100-python",
+    "voc_seg": "VOCdevkit/VOC2012/SegmentationClass",
+}
 
 
 def at_hand(name: str, root: str) -> bool:
