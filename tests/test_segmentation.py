@@ -247,7 +247,7 @@ def test_a_run_has_scores_pictures_and_what_there_was_of_the_data(cli):
     pictures = sorted((run.folder / "pictures").glob("*/*.png"))
     assert len(pictures) == 12 and {p.name for p in pictures} == {"epoch0001.png", "epoch0002.png"}
     of = task()
-    entry = next(e for e in of._entries["eval"] if e.name == pictures[0].parent.name)
+    entry = next(e for e in of.entries["eval"] if e.name == pictures[0].parent.name)
     image, mask = of.data.read(entry)
     drawn = torch.from_numpy(np.array(Image.open(pictures[0]))).permute(2, 0, 1)
     height, width = mask.shape
