@@ -58,7 +58,8 @@ def tell(run: Run, sweep: bool) -> None:
     """The last lines of a run: the score, the place and, outside a sweep, what to do next."""
     score, final, best = (run.record[k] for k in ("score", "final", "best"))
     unit = f" {score['unit']}" if score["unit"] else ""
-    caution = "; chosen on the test set, so optimistic" if score["name"].startswith("test") else ""
+    part = score["name"].partition("_")[0]
+    caution = "" if part == "holdout" else f"; chosen on the {part} set, so optimistic"
     print(
         f"{score['name'].replace('_', ' ')} {final['value']:.2f}{unit} after epoch "
         f"{final['epoch']} (best {best['value']:.2f}{unit}, epoch {best['epoch']}{caution})"
