@@ -129,6 +129,13 @@ def segmentation(title: str, experiment: str) -> Figure:
     )
 
 
+def detection(title: str, experiment: str) -> Figure:
+    """Figure 9, of which the paper prints no number."""
+    panels = (Panel("train_loss", "Training loss"), Panel("test_loss", "Validation loss"))
+    curves = pair(experiment, "adam", ("Adam", "Adam, LRD p = 0.5"), {})
+    return Figure(title, panels, (Group("", curves),))
+
+
 AUTHORS = Published("authors' LRD run (n = 1)", "authors_cifar10_sgdm_lrd.csv", batches=391)
 FIGURES = {
     "figure5": classification(
@@ -152,5 +159,8 @@ FIGURES = {
     "figure8": segmentation(
         "Figure 8. PSPNet on VOC2012 segmentation, without and with learning rate dropout",
         "figure8",
+    ),
+    "figure9": detection(
+        "Figure 9. SSD on VOC2007 test, without and with learning rate dropout", "figure9"
     ),
 }

@@ -77,6 +77,34 @@ def segmentation(crop: int) -> v2.Transform:
     )
 
 
+def detection(size: int) -> v2.Transform:
+    """SSD's augmentation (Liu et al., 2016, section 2.2 and 3.6) of an Image (3, h, w) of bytes and
+    ``{"boxes", "labels", "difficult"}``: colours distorted, zoomed out by up to 4 half of the time
+    onto the mean pixel, cropped so that some object overlaps by at least 0.1 ... 0.9, flipped and
+    brought to ``size`` x ``size``; boxes whose centre is cut off go, with their labels."""
+    fill: dict[Any, Any] = {tv_tensors.Image: MEAN_PIXEL, "others": 0}
+    return v2.Compose(
+        [
+            v2.RandomPhotometricDistort(p=0.5),
+            v2.RandomZoomOut(fill=fill, side_range=(1.0, 4.0), p=0.5),
+            v2.RandomIoUCrop(),
+            v2.RandomHorizontalFlip(),
+            v2.Resize([size, size], antialias=True),
+            v2.SanitizeBoundingBoxes(labels_getter=_with_boxes),
+        ]
+    )
+
+
+def resized(size: int) -> v2.Transform:
+    """Image and boxes to ``size`` x ``size``, whatever their shape."""
+    return v2.Resize([size, size], antialias=True)
+
+
+def _with_boxes(inputs: Any) -> tuple[Any, ...]:
+    _, objects = inputs
+    return objects["labels"], objects["difficult"]
+
+
 def normalised(images: Tensor, mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> Tensor:
     """Bytes (..., 3, h, w) to float32 with mean 0 and deviation 1 over ImageNet."""
     shift, scale = (255 * torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (mean, std))

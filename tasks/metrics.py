@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torchmetrics import Metric
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from tasks.augment import VOID
@@ -34,3 +35,22 @@ class Overlap(MulticlassConfusionMatrix):
         }
         scores |= {f"iou_{c}": v for c, v, t in zip(self.classes, iou, there, strict=True) if t}
         return {f"{self.name}_{k}": v for k, v in scores.items()}
+
+
+class Ratio(Metric):
+    """One sum divided by another, 0 where the other is 0, in float64."""
+
+    total: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("total", "count"):
+            self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, total: Tensor, count: Tensor) -> None:
+        self.total += total.sum()
+        self.count += count.sum()
+
+    def compute(self) -> Tensor:
+        return self.total / self.count.clamp(min=1)

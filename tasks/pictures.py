@@ -2,7 +2,7 @@
 
 import torch
 from torch import Tensor
-from torchvision.utils import make_grid
+from torchvision.utils import draw_bounding_boxes, make_grid
 
 from tasks.shapes import palette
 
@@ -22,3 +22,13 @@ def overlay(image: Tensor, labels: Tensor, weight: float = 0.6) -> Tensor:
 def beside(pictures: list[Tensor]) -> Tensor:
     """uint8 pictures (3, h, w) of one size in a row, with white between them."""
     return make_grid(torch.stack(pictures), nrow=len(pictures), padding=4, pad_value=255)
+
+
+def framed(image: Tensor, boxes: Tensor, labels: Tensor, captions: list[str]) -> Tensor:
+    """A uint8 picture (3, h, w) with boxes (m, 4) x1 y1 x2 y2 in the palette's colours of their
+    labels (m,), each with its caption."""
+    if not len(boxes):
+        return image
+    table = torch.tensor(palette()).view(256, 3)
+    colour = [tuple(table[int(label)].tolist()) for label in labels]
+    return draw_bounding_boxes(image, boxes, captions, colour, width=2, label_colors="white")  # type: ignore[arg-type]
