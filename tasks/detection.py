@@ -44,7 +44,7 @@ class Detection(Photographs):
         self.score = Score(f"{self.split}_map", maximize=True, unit="%")
 
     def model(self) -> nn.Module:
-        made = self._network()
+        made: Any = self._network()
         self.size, self.mean, self.std = made.size, made.mean, made.std
         self._augment = augment.detection(made.size)
         self._resize = augment.resized(made.size)

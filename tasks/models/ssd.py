@@ -88,21 +88,24 @@ class Detector(SSD):
             maps = [torch.empty(1, 1, side, side) for side in self.maps]
             self.register_buffer("priors", generator(image, maps)[0], persistent=False)
 
-    # What depends on the number of objects would be compiled anew for each: backbone and head are
-    # compiled, each by itself, and nothing else.
+    # Compiled whole it would be so anew for every number of objects: only predict is compiled.
     @torch.compiler.disable(recursive=False)
     def forward(  # type: ignore[override]
         self, images: Tensor, targets: list[Target] | None = None
     ) -> dict[str, Any]:
         side = (self.size, self.size)
         assert images.shape[-2:] == side, f"images of {side}, got {tuple(images.shape)}"
-        maps = list(self.backbone(images).values())
-        heads = {name: out.float() for name, out in self.head(maps).items()}
+        heads = self.predict(images)
         out: dict[str, Any] = {} if targets is None else self.losses(heads, targets)
         if not self.training:
             n = len(images)
             out["detections"] = self.postprocess_detections(heads, [self.priors] * n, [side] * n)
         return out
+
+    def predict(self, images: Tensor) -> Heads:
+        """What backbone and head make of ``images``, in float32."""
+        maps = list(self.backbone(images).values())
+        return {name: out.float() for name, out in self.head(maps).items()}
 
     @torch.compiler.disable()
     def losses(self, heads: Heads, targets: list[Target]) -> dict[str, Any]:
