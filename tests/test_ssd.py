@@ -116,6 +116,14 @@ def test_settings_are_the_papers(ssd: SSD300VGG16):
     assert (MEAN, STD) == (tuple(preset.mean), tuple(preset.std))
 
 
+def test_vgg_starts_from_hes_initialisation(ssd: SSD300VGG16):
+    state = ssd.state_dict()
+    assert not state["backbone.features.19.bias"].any()
+    assert state["backbone.features.19.weight"].std().item() == pytest.approx(
+        math.sqrt(2 / (512 * 3**2)), rel=0.01
+    )
+
+
 def iou(a: Box, b: Box) -> float:
     width = min(a[2], b[2]) - max(a[0], b[0])
     height = min(a[3], b[3]) - max(a[1], b[1])
@@ -343,8 +351,12 @@ def test_ssdlite_trains(fast: bool):
     model, images = SSDLite320MobileNet(CLASSES), torch.randn(2, 3, 320, 320)
     if fast:
         images = images.contiguous(memory_format=torch.channels_last)
-    with torch.autocast("cpu", torch.bfloat16, enabled=fast):
+    with (
+        torch.autocast("cpu", torch.bfloat16, enabled=fast),
+        mock.patch.object(model, "losses", wraps=model.losses) as losses,
+    ):
         out = model(images, THREE[:2])
+    assert all(v.dtype == torch.float32 for v in losses.call_args.args[0].values())
     assert all(v.dtype == torch.float32 and v.isfinite() for v in out["losses"].values())
     (out["losses"]["box_loss"] + out["losses"]["class_loss"]).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
@@ -361,9 +373,12 @@ def test_ssdlite_is_torchvisions():
     assert sum(p.numel() for p in model.parameters()) == 2_469_860
     seen: list[Any] = []
     theirs.anchor_generator.register_forward_hook(lambda *passed: seen.append(passed[2]))
-    with torch.inference_mode():
-        theirs.eval()([torch.zeros(3, 320, 320)])
+    images = torch.rand(2, 3, 320, 320)  # theirs normalises
+    with torch.no_grad():
+        ours, expected = model(2 * images - 1, THREE[::2]), theirs(list(images), THREE[::2])
     assert torch.equal(seen[0][0], model.priors) and len(model.priors) == 3234
+    assert torch.allclose(ours["losses"]["box_loss"], expected["bbox_regression"])
+    assert torch.allclose(ours["losses"]["class_loss"], expected["classification"])
 
 
 def features(state: dict[str, Tensor]) -> dict[str, Tensor]:
