@@ -304,7 +304,7 @@ def error(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 def test_mistakes_are_one_line(tmp_path: Path, capsys, digits):
     root = ("--runs", str(tmp_path))
-    names = "figure5, figure6, figure7, figure8, digits"
+    names = "figure5, figure6, figure7, figure8, figure9, digits"
     assert error(capsys, "figure99") == f"figure must be one of {names}, got figure99"
     for wrong in (("--format", "gif"), ("--out", "a.gif")):
         said = error(capsys, "digits", *root, *wrong)
