@@ -15,7 +15,8 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from lrd import config as settings
+from lrd.compose import CONFIGS, OmegaConfBaseException, explain, read
+from lrd.config import Config
 from lrd.interrupt import Interrupted
 from lrd.lock import Busy
 from lrd.runs import Run, open_run
@@ -30,7 +31,7 @@ def one(cfg: DictConfig) -> None:
     cell = " ".join(now.overrides.task) if sweep else ""
     config = None
     try:
-        config = settings.read(cfg)
+        config = read(cfg)
         from lrd import session  # torch is loaded once the settings are known to be sound
 
         if sweep:
@@ -48,7 +49,7 @@ def one(cfg: DictConfig) -> None:
         failures.append((cell, f"{type(error).__name__}: {error}{_log(config)}", 1))
 
 
-def _log(config: settings.Config | None) -> str:
+def _log(config: Config | None) -> str:
     """Where a failed run left its traceback."""
     path = open_run(config).folder / "error.txt" if config else None
     return f" [{path}]" if path and path.is_file() else ""
@@ -76,9 +77,7 @@ def main() -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through, so that they become one line here
     failures.clear()
     status = 0
-    compose = hydra.main(
-        version_base="1.3", config_path=str(settings.CONFIGS), config_name="config"
-    )
+    compose = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")
     try:
         compose(one)()
     except Interrupted as error:
@@ -87,8 +86,8 @@ def main() -> int:
     except KeyboardInterrupt:
         print("\nstopped at once; the same command goes on from the last save", file=sys.stderr)
         status = 130
-    except (HydraException, settings.OmegaConfBaseException) as error:
-        failures.append(("", settings.explain(error), 2))
+    except (HydraException, OmegaConfBaseException) as error:
+        failures.append(("", explain(error), 2))
     for cell, line, _ in failures:
         print(f"error: {cell}: {line}" if cell else f"error: {line}", file=sys.stderr)
     return max([status, *(s for *_, s in failures)])

@@ -1,37 +1,21 @@
 """From a checked configuration to objects; the only place that instantiates."""
 
-import difflib
 import inspect
-import re
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
-from hydra.utils import get_object
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lrd import kernels, machine
 from lrd.config import Config, Eval
 from lrd.implement import implement
+from lrd.kinds import KINDS, kind_of
 from lrd.masks import key
 from lrd.optim import LRDropout, refusal
-from lrd.regularizers import Regularizer
-from lrd.schedules import Schedule
-from lrd.task import Dataset, Setup, Task
+from lrd.task import Setup, Task
 from lrd.train import Trainer
-
-# What each open group may name, and the arguments that are given here and not in a file.
-KINDS: dict[str, tuple[type, tuple[str, ...]]] = {
-    "task": (Task, ("setup", "dataset", "model")),
-    "dataset": (Dataset, ("setup",)),
-    "model": (nn.Module, ("shape", "classes")),
-    "optim": (Optimizer, ("params",)),
-    "schedule": (Schedule, ()),
-    "regularizer": (Regularizer, ()),
-}
-PACKAGES = ("torch", "torchvision", "lrd", "tasks")
 
 
 def parts(
@@ -58,8 +42,8 @@ def parts(
         tuple(config.eval.scales),
     )
     allow, quick = config.run.allow, config.lrd.implementation != "reference"
-    kinds = {g: _kind(g, getattr(config, g), allow, quick) for g in KINDS if g != "regularizer"}
-    regularizers = [_kind("regularizer", n, allow)() for n in config.regularizer.values()]
+    kinds = {g: kind_of(g, getattr(config, g), allow, quick) for g in KINDS if g != "regularizer"}
+    regularizers = [kind_of("regularizer", n, allow)() for n in config.regularizer.values()]
     schedule = kinds["schedule"]()
     task = kinds["task"](setup, kinds["dataset"](setup), kinds["model"])
     _check_eval(config.eval, task)
@@ -131,83 +115,6 @@ def _channels_last(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]
         else x
         for x in inputs
     )
-
-
-def _kind(
-    group: str, node: dict[str, Any], allow: list[str], quick: bool = True
-) -> Callable[..., Any]:
-    """The class that a group's ``_target_`` names, with its settings bound.
-
-    Only a class of the group's type is ever called, found in torch, torchvision, lrd, tasks or a
-    package of ``run.allow``: a name alone proves nothing, some functions run a shell.
-    """
-    kind, given = KINDS[group]
-    target = node.get("_target_")
-    if not isinstance(target, str) or "." not in target:
-        raise ValueError(f"{group}._target_ must be the dotted name of a class, got {target}")
-    packages = (*PACKAGES, *allow)
-    if target.split(".")[0] not in packages:
-        raise ValueError(
-            f"{group}._target_ must be in one of {', '.join(packages)}, got {target}: "
-            f"run.allow=[{target.split('.')[0]}] allows its package"
-        )
-    try:
-        found = get_object(target)
-    except ImportError as error:
-        raise ValueError(f"{group}._target_ must be importable, got {target}") from error
-    if not isinstance(found, type) or not issubclass(found, kind) or found is kind:
-        raise ValueError(f"{group}._target_ must be a kind of {kind.__name__}, got {target}")
-    settings = {k: v for k, v in node.items() if k != "_target_"}
-    _check_settings(group, found, settings, given)
-    if group == "optim" and quick:
-        settings |= _quick(found, settings)
-    return partial(_call, group, found, settings)
-
-
-def _check_settings(
-    group: str, found: type, settings: dict[str, Any], given: tuple[str, ...]
-) -> None:
-    """Refuse what the class does not take, before anything is built."""
-    parameters = inspect.signature(found).parameters.values()
-    takes = [
-        p.name
-        for p in parameters
-        if p.name not in given and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-    ]
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    for name, value in settings.items():
-        if isinstance(value, dict) and "_target_" in value:
-            raise ValueError(f"{group}.{name} must be plain values, got a _target_ inside")
-        if name not in takes and (name.startswith("_") or name in given or not open_ended):
-            near = difflib.get_close_matches(name, takes, 1)
-            raise ValueError(
-                f"{group}.{name} is no setting of {found.__name__}"
-                + (f"; did you mean {group}.{near[0]}?" if near else ".")
-                + f" It takes: {', '.join(takes) or 'none'}"
-            )
-
-
-def _quick(found: type, settings: dict[str, Any]) -> dict[str, bool]:
-    """torch's fused form of an optimizer, or its foreach form, where none was asked for."""
-    takes = inspect.signature(found).parameters
-    forms = [form for form in ("fused", "foreach") if form in takes]
-    return {forms[0]: True} if forms and not settings.keys() & set(forms) else {}
-
-
-def _call(group: str, found: type, settings: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-    try:
-        inspect.signature(found).bind(*args, **kwargs, **settings)
-    except TypeError as error:
-        raise ValueError(f"{group} must fit the task, got {found.__name__}: {error}") from error
-    try:
-        made = found(*args, **kwargs, **settings)
-    except (TypeError, ValueError, LookupError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if reason.startswith(group) or re.match(r"[a-z_]+(\.[a-z_]+)? must ", reason):
-            raise
-        given = ", ".join(f"{k}={v}" for k, v in settings.items())
-        raise ValueError(f"{group}: {found.__name__}({given}): {reason}") from error
-    return made
 
 
 def _check_eval(settings: Eval, task: Task) -> None:

@@ -130,8 +130,8 @@ class Task(ABC):
         return {}
 
     def final_step(self, model: nn.Module, batch: Batch, metrics: dict[str, "Metric"]) -> None:
-        """As :meth:`eval_step`, for ``final_metrics``."""
-        raise NotImplementedError
+        """As :meth:`eval_step`, for ``final_metrics``; by default the same."""
+        self.eval_step(model, batch, metrics)
 
     def close(self) -> None:  # noqa: B027  most tasks start nothing
         """The run is over: end what was started for it."""

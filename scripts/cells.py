@@ -1,5 +1,6 @@
 """Which runs fill a cell: those whose resolved configuration equals the experiment's."""
 
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Any
 from layout import Cell
 from scipy import stats
 
-from lrd.config import compose, read
+from lrd.compose import compose, read
 from lrd.identity import differences, fingerprint, identity
 from lrd.runs import Run, find
 
@@ -48,10 +49,13 @@ def missing(filled: Iterable[Filled], overrides: Sequence[str]) -> list[str]:
     return [command + " ".join([name, *overrides]) for name in empty]
 
 
-def none_matches(filled: Sequence[Filled], root: str) -> str:
-    """Lines that say what there is where no run under ``root`` matches."""
-    there = others(filled, root) or ["none that finished"]
-    return "\n  ".join([f"\nno run under {root} matches; there are:", *there])
+def tell(filled: Sequence[Filled], commands: Sequence[str], what: str, root: str) -> None:
+    """On stderr: the commands by which ``what`` is filled, and what there is if nothing matches."""
+    if commands:
+        print(f"\n{what}:", *commands, sep="\n  ", file=sys.stderr)
+    if not any(f.n for f in filled):
+        there = others(filled, root) or ["none that finished"]
+        print(f"\nno run under {root} matches; there are:", *there, sep="\n  ", file=sys.stderr)
 
 
 @cache

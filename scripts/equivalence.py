@@ -15,14 +15,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cells import Filled, fill, none_matches
+from cells import Filled, fill, tell
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import OverrideParseException
 from layout import Cell
 from omegaconf import OmegaConf
 from paired import Paired
 
-from lrd.config import CONFIGS, explain
+from lrd.compose import CONFIGS, explain
 from lrd.identity import differences
 from lrd.runs import Run
 
@@ -189,10 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(report(found, args.margin))
-    if commands := found.missing():
-        print("\nmissing runs are filled by:", *commands, sep="\n  ", file=sys.stderr)
-    if not any(f.n for f in found.filled):
-        print(none_matches(found.filled, args.runs), file=sys.stderr)
+    tell(found.filled, found.missing(), "missing runs are filled by", args.runs)
     return 0
 
 

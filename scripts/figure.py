@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cells import missing, none_matches
+from cells import missing, tell
 from curves import FIGURES
 from drawing import FORMATS, draw, encode
 from points import fill_curves, series
@@ -60,10 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(path)
-    if commands := missing(filled.values(), args.overrides):
-        print("\nmissing curves are drawn after:", *commands, sep="\n  ", file=sys.stderr)
-    if not any(f.n for f in filled.values()):
-        print(none_matches(list(filled.values()), args.runs), file=sys.stderr)
+    cells = list(filled.values())
+    tell(cells, missing(cells, args.overrides), "missing curves are drawn after", args.runs)
     return 0
 
 

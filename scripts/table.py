@@ -13,7 +13,7 @@ import io
 import sys
 from collections.abc import Callable, Sequence
 
-from cells import Filled, fill, missing, none_matches
+from cells import Filled, fill, missing, tell
 from layout import TABLES, Cell, Table
 
 Fill = dict[Cell, Filled]
@@ -101,10 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(table.title + (f" [{' '.join(args.overrides)}]" if args.overrides else ""))
         print("final epoch, mean over seeds, half of the 95 % t interval, n seeds\n")
     print(FORMATS[args.format](table, filled))
-    if commands := missing(filled.values(), args.overrides):
-        print("\nempty cells are filled by:", *commands, sep="\n  ", file=sys.stderr)
-    if not any(f.n for f in filled.values()):
-        print(none_matches(list(filled.values()), args.runs), file=sys.stderr)
+    cells = list(filled.values())
+    tell(cells, missing(cells, args.overrides), "empty cells are filled by", args.runs)
     return 0
 
 

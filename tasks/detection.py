@@ -22,7 +22,7 @@ SURE = 0.5  # the score from which pictures show a detection
 LOSSES = ("box_loss", "class_loss")
 
 
-class Detection(Photographs):
+class Detection(Photographs[VOCBoxes]):
     """Box and class loss of SSD; mAP at IoU 0.5 in %, and the same loss on the evaluation data.
 
     A model has ``size``, ``mean`` and ``std`` of the images that it wants, and gives for normalised
@@ -38,7 +38,6 @@ class Detection(Photographs):
                 "choose voc_det or shapes_det"
             )
         super().__init__(setup, dataset)
-        self.data = dataset
         self._network = partial(model, classes=1 + len(dataset.classes))
         self.split = "holdout" if dataset.holdout else "test"
         self.score = Score(f"{self.split}_map", maximize=True, unit="%")
@@ -53,7 +52,11 @@ class Detection(Photographs):
     def read(self, entry: Entry, train: bool, number: int) -> tuple[Tensor, dict[str, Tensor], int]:
         """Bytes (3, size, size) and the objects on them; for evaluation with the image's own size
         and the objects as they lie there."""
-        image, objects = self.data.read(entry)
+        return *self._placed(*self.data.read(entry), train), number
+
+    def _placed(
+        self, image: Tensor, objects: Objects, train: bool
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         own = as_dict(objects, image.shape[-2:])
         transform = self._augment if train else self._resize
         picture, moved = transform(tv_tensors.Image(image), own)
@@ -61,7 +64,7 @@ class Detection(Photographs):
         if not train:
             target["whole"] = objects.boxes
             target["sides"] = torch.tensor(image.shape[-2:])
-        return picture.as_subclass(Tensor), target, number
+        return picture.as_subclass(Tensor), target
 
     def collate(self, samples: list[Any]) -> Batch:
         images, targets, numbers = zip(*samples, strict=True)
@@ -102,7 +105,8 @@ class Detection(Photographs):
         drawn = {}
         for number, entry in enumerate(self.shown()):
             image, objects = self.data.read(entry)
-            batch = self.sent(self.collate([self.read(entry, False, number)]), train=False)
+            sample = (*self._placed(image, objects, False), number)
+            batch = self.sent(self.collate([sample]), train=False)
             (detected,) = model(batch.inputs)["detections"]
             moved = self._whole(detected, batch.targets[0]["sides"])
             found = {name: value.cpu() for name, value in moved.items()}

@@ -7,7 +7,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from tasks.augment import VOID
+from tasks.voc import VOID
 
 
 class Overlap(MulticlassConfusionMatrix):

@@ -3,29 +3,22 @@
 from abc import abstractmethod
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from lrd.task import Batch, Setup, Task, epoch_order
 from tasks.loading import Loader, Sample
-from tasks.voc import Entry
+from tasks.voc import VOC, Entry
 
 SHOWN = 6  # evaluation images of which pictures are drawn
 
 
-class Data(Protocol):
-    """What a data set of photographs gives."""
-
-    name: str
-
-    def splits(self) -> tuple[list[Entry], list[Entry]]: ...
-
-    def describe(self, train: int, evaluation: int) -> str: ...
+D = TypeVar("D", bound=VOC)
 
 
-class Photographs(Task):
+class Photographs(Task, Generic[D]):
     """Batches of images by the loader. A subclass says how a sample is read (:meth:`read`), how
     samples make a batch (:meth:`collate`), and whether a last small batch is left out.
 
@@ -34,8 +27,8 @@ class Photographs(Task):
 
     whole_batches: ClassVar[bool] = False
 
-    def __init__(self, setup: Setup, data: Data) -> None:
-        self.setup, self._data = setup, data
+    def __init__(self, setup: Setup, data: D) -> None:
+        self.setup, self.data = setup, data
 
     @abstractmethod
     def read(self, entry: Entry, train: bool, number: int) -> Any:
@@ -51,11 +44,11 @@ class Photographs(Task):
 
     @cached_property
     def entries(self) -> dict[str, list[Entry]]:
-        train, evaluation = self._data.splits()
+        train, evaluation = self.data.splits()
         if len(train) < self.setup.batch_size:
             raise ValueError(
                 f"train.batch_size must be at most the {len(train)} training images of "
-                f"{self._data.name}, got {self.setup.batch_size}"
+                f"{self.data.name}, got {self.setup.batch_size}"
             )
         return {"train": train, "eval": evaluation}
 
@@ -68,6 +61,7 @@ class Photographs(Task):
         return self.read(entry, sample.part == "train", sample.number)
 
     def _collate(self, samples: list[Any]) -> tuple[Any, Any, Tensor]:
+        """As a tuple, of which the loader knows how to pin the tensors."""
         batch = self.collate(samples)
         return batch.inputs, batch.targets, batch.index
 
@@ -81,7 +75,7 @@ class Photographs(Task):
         return count // size if self.whole_batches else -(-count // size)
 
     def describe(self) -> str:
-        return self._data.describe(*(len(entries) for entries in self.entries.values()))
+        return self.data.describe(*(len(entries) for entries in self.entries.values()))
 
     def train_batches(
         self, epoch: int, start: int = 0, rank: int = 0, world: int = 1

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torchvision.utils import draw_bounding_boxes, make_grid
 
-from tasks.shapes import palette
+from tasks.voc import palette
 
 
 def colours(labels: Tensor) -> Tensor:

@@ -11,16 +11,16 @@ from torchvision import tv_tensors
 
 from lrd.task import Batch, ModelFactory, Score, Setup, Step
 from tasks import augment, pictures
-from tasks.augment import VOID, normalised
+from tasks.augment import normalised
 from tasks.metrics import Overlap
 from tasks.models.distributed import synchronised
 from tasks.photographs import Photographs
 from tasks.predict import MODES, probabilities
-from tasks.voc import Entry
+from tasks.voc import VOID, Entry
 from tasks.voc_masks import VOCMasks
 
 
-class Segmentation(Photographs):
+class Segmentation(Photographs[VOCMasks]):
     """Cross entropy per pixel with an auxiliary loss; mean IoU and pixel accuracy in %.
 
     A model gives ``{"out": logits}`` of the images' size, in training also ``"aux"``, which counts
@@ -50,7 +50,7 @@ class Segmentation(Photographs):
                 "batch norm behind the pyramid's 1 x 1 bin needs two images"
             )
         super().__init__(setup, dataset)
-        self.data, self.aux_weight = dataset, aux_weight
+        self.aux_weight = aux_weight
         self.classes = ("background", *dataset.classes)
         self._network = partial(model, classes=len(self.classes))
         self.split = "holdout" if dataset.holdout else "val"

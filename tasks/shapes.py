@@ -17,10 +17,10 @@ from numpy.random import PCG64, Generator
 from PIL import Image
 
 from lrd.masks import key
+from tasks.voc import VOID, palette
 
 CLASSES = ("circle", "square", "triangle")
 TRAIN, VAL = 64, 16
-VOID = 255
 BORDER = 2  # pixels of void around an object
 VISIBLE = 0.4  # the part of its pixels that every object shows at least
 FAINT = 300  # an object that shows fewer pixels is difficult
@@ -59,16 +59,6 @@ class _Shape:
     inside: np.ndarray
     ring: np.ndarray
     whole: int
-
-
-def palette() -> list[int]:
-    """VOC's colours as 256 times r, g, b: the bits of an index are dealt to r, g, b, r, ... in
-    turn, the lowest to the highest bit of the colour (the devkit's VOClabelcolormap)."""
-    return [
-        sum((index >> 3 * turn + channel & 1) << 7 - turn for turn in range(8))
-        for index in range(256)
-        for channel in range(3)
-    ]
 
 
 def picture(number: int) -> Picture:

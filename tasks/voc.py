@@ -1,5 +1,6 @@
 """PASCAL VOC as it lies on disk: what is there of it, and what is missing by its name."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,17 @@ CLASSES = (
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
     *("train", "tvmonitor"),
 )
+VOID = 255  # the label of pixels that count nowhere
+
+
+def palette() -> list[int]:
+    """VOC's colours as 256 times r, g, b: the bits of an index are dealt to r, g, b, r, ... in
+    turn, the lowest to the highest bit of the colour (the devkit's VOClabelcolormap)."""
+    return [
+        sum((index >> 3 * turn + channel & 1) << 7 - turn for turn in range(8))
+        for index in range(256)
+        for channel in range(3)
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +66,31 @@ class VOC(Dataset):
     """Base of the VOC data sets. ``partial`` goes on with the images that are there."""
 
     classes: ClassVar[tuple[str, ...]] = CLASSES
+    evaluated: ClassVar[str]  # what the evaluation images are called
 
     def __init__(self, setup: Setup, name: str, partial: bool = False, holdout: int = 0) -> None:
         if holdout < 0:
             raise ValueError(f"dataset.holdout must be at least 0, got {holdout}")
         self.setup, self.name, self.partial, self.holdout = setup, name, partial, holdout
+
+    @abstractmethod
+    def splits(self) -> tuple[list[Entry], list[Entry]]:
+        """Training and evaluation entries."""
+
+    @abstractmethod
+    def whole(self) -> tuple[int, int]:
+        """How many training and evaluation images there are where nothing is missing or held
+        out."""
+
+    def describe(self, train: int, evaluation: int) -> str:
+        """What of the data there is, in one line."""
+        count, tested = self.whole()
+        kind = f"{self.holdout:,} held-out" if self.holdout else f"{tested:,} {self.evaluated}"
+        partial = "; dataset.partial=true" if self.partial else ""
+        return (
+            f"{self.name}: {train:,} of {count - self.holdout:,} training images and "
+            f"{evaluation:,} of {kind} images{partial}"
+        )
 
     @property
     def root(self) -> Path:

@@ -30,6 +30,7 @@ class VOCBoxes(VOC):
     """VOC07 trainval and, if ``voc12``, VOC12 trainval: 5,011 or 16,551 training images; VOC07
     test, 4,952, for validation and test. Difficult objects are trained on."""
 
+    evaluated = "test"
     counts: ClassVar[dict[tuple[str, str], int]] = {
         ("2007", "trainval"): 5011,
         ("2012", "trainval"): 11540,
@@ -58,20 +59,10 @@ class VOCBoxes(VOC):
             self.objects(entry.target)
         return parts
 
-    def total(self) -> int:
-        """Images that training has where nothing is missing."""
-        parts = [("2007", "trainval"), *([("2012", "trainval")] if self.voc12 else [])]
-        return sum(self.counts[part] for part in parts if part in self.counts) - self.holdout
-
-    def describe(self, train: int, evaluation: int) -> str:
-        """What of the data there is."""
-        tested = self.holdout or self.counts["2007", "test"]
-        kind = "held-out" if self.holdout else "test"
-        partial = "; dataset.partial=true" if self.partial else ""
-        return (
-            f"{self.name}: {train:,} of {self.total():,} training images and {evaluation:,} of "
-            f"{tested:,} {kind} images{partial}"
-        )
+    def whole(self) -> tuple[int, int]:
+        years = ("2007", "2012") if self.voc12 else ("2007",)
+        train = sum(self.counts[year, "trainval"] for year in years)
+        return train, self.counts["2007", "test"]
 
     def read(self, entry: Entry) -> tuple[Tensor, Objects]:
         """The image's bytes (3, h, w) and its objects; what is wrong in a file is one line."""

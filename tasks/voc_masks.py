@@ -13,8 +13,7 @@ from torchvision.transforms.v2 import functional as v2
 
 from lrd.task import Setup
 from tasks import shapes
-from tasks.augment import VOID
-from tasks.voc import VOC, Archive, Entry, archive, entries_of, read_image
+from tasks.voc import VOC, VOID, Archive, Entry, archive, entries_of, read_image
 
 SBD = Archive(SBDataset.filename, SBDataset.md5)
 
@@ -29,6 +28,7 @@ class VOCMasks(VOC):
     small machines: scores are then of the smaller labels.
     """
 
+    evaluated = "validation"
     counts: ClassVar[dict[str, int]] = {"train": 1464, "val": 1449, "sbd": 10582}
 
     def __init__(
@@ -61,16 +61,12 @@ class VOCMasks(VOC):
             return self.held_out(train)
         return train, self.present(validation, self.counts["val"], archive("2012"))
 
+    def whole(self) -> tuple[int, int]:
+        return self.counts["sbd" if self.sbd else "train"], self.counts["val"]
+
     def describe(self, train: int, evaluation: int) -> str:
-        """What of the data there is."""
-        count = self.counts["sbd" if self.sbd else "train"] - self.holdout
-        kind = f"{self.holdout} held-out" if self.holdout else f"{self.counts['val']:,} validation"
-        partial = "; dataset.partial=true" if self.partial else ""
         smaller = f"; at {self.resolution:g} of their size" if self.resolution < 1 else ""
-        return (
-            f"{self.name}: {train:,} of {count:,} training images and {evaluation:,} of {kind} "
-            f"images{partial}{smaller}"
-        )
+        return super().describe(train, evaluation) + smaller
 
     def read(self, entry: Entry) -> tuple[Tensor, Tensor]:
         """Bytes: the image (3, h, w) and its labels (h, w), 255 where they count nowhere."""

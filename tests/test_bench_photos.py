@@ -18,8 +18,9 @@ from scipy import ndimage
 
 from lrd.task import Setup
 from tasks import shapes
-from tasks.augment import MEAN_PIXEL, VOID, normalised
+from tasks.augment import MEAN_PIXEL, normalised
 from tasks.segmentation import Segmentation
+from tasks.voc import VOID, palette
 from tasks.voc_masks import ShapesMasks
 from tests import voc_layout
 
@@ -82,7 +83,7 @@ def marked(height: int = 60, width: int = 80) -> tuple[Image.Image, Image.Image]
     labels = (rows // 20 * 4 + columns // 20 + 1).astype(np.uint8)
     image = Image.fromarray(np.stack([10 * labels, 255 - 10 * labels, 0 * labels], axis=-1))
     mask = Image.fromarray(labels)
-    mask.putpalette(shapes.palette())
+    mask.putpalette(palette())
     return image, mask
 
 

@@ -10,7 +10,8 @@ import torch
 from omegaconf import OmegaConf
 
 from lrd import LRDropout, build
-from lrd.config import CONFIGS, LRD, compose, read
+from lrd.compose import CONFIGS, compose, read
+from lrd.config import LRD
 from lrd.optim import IMPLEMENTATIONS
 from lrd.optim import LRDropout as Wrapper
 from lrd.task import Task

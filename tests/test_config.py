@@ -2,7 +2,7 @@
 
 import pytest
 
-from lrd.config import compose, read
+from lrd.compose import compose, read
 
 ERRORS = {
     "lrd.p=0": "lrd.p must be in (0, 1] (the probability to KEEP an update), got 0.0",

@@ -14,8 +14,8 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.utils import make_grid
 
-from lrd.config import compose
-from lrd.config import read as checked
+from lrd.compose import compose
+from lrd.compose import read as checked
 from lrd.runs import find
 from lrd.task import Batch, Setup, epoch_order
 from tasks import augment

@@ -14,7 +14,8 @@ from omegaconf import OmegaConf
 from paired import Paired
 from scipy import stats
 
-from lrd.config import CONFIGS, Config, compose, read
+from lrd.compose import CONFIGS, compose, read
+from lrd.config import Config
 from lrd.runs import Run, open_run
 
 # The data set "clinic" of R's package equivalence: two groups of 15, taken as pairs.

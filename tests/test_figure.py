@@ -20,7 +20,7 @@ from layout import PAPER, Cell
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Sheet
 
-from lrd.config import compose, read
+from lrd.compose import compose, read
 from lrd.runs import open_run
 
 T2 = 4.302652729911275  # quantile 0.975 of Student's t with 2 degrees of freedom

@@ -12,6 +12,8 @@ ROOT = Path(__file__).parents[1]
 FLOORS = {
     "masks": set(),
     "config": set(),
+    "compose": {"config"},
+    "kinds": {"regularizers", "schedules", "task"},
     "kernels": {"masks"},
     "flat": {"kernels"},
     "hooks": set(),
@@ -38,8 +40,8 @@ FLOORS = {
     "machine": {"config"},
     "graph": {"kernels", "task"},
     "build": {
-        *("config", "implement", "kernels", "machine", "masks", "optim", "regularizers"),
-        *("schedules", "task", "train"),
+        *("config", "implement", "kernels", "kinds", "machine", "masks", "optim"),
+        *("task", "train"),
     },
     "session": {
         *("build", "checkpoint", "config", "interrupt", "lock", "log", "provenance", "runs"),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lrd import machine
-from lrd.config import compose, read
+from lrd.compose import compose, read
 
 CPU = torch.device("cpu")
 

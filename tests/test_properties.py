@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lrd import build
-from lrd.config import Config, compose, read
+from lrd.compose import compose, read
+from lrd.config import Config
 from lrd.identity import fingerprint, flatten, identity
 
 GROUPS = ["task", "dataset", "model", "optim", "schedule", "regularizer", "train", "+experiment"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lrd.config import compose, read
+from lrd.compose import compose, read
 from lrd.identity import fingerprint, identity
 from lrd.runs import Run, find, open_run, summary
 

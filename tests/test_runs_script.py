@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lrd.config import compose, read
+from lrd.compose import compose, read
 from lrd.lock import locked
 from lrd.runs import Run, open_run
 

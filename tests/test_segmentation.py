@@ -17,8 +17,8 @@ from torchvision.transforms.v2 import functional as v2
 from torchvision.utils import make_grid
 
 from lrd import build
-from lrd.config import compose
-from lrd.config import read as checked
+from lrd.compose import compose
+from lrd.compose import read as checked
 from lrd.runs import find
 from lrd.task import Setup, epoch_order
 from tasks import augment

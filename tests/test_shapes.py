@@ -15,6 +15,7 @@ from torchvision.datasets import VOCDetection, VOCSegmentation
 
 from lrd.masks import key
 from tasks import shapes
+from tasks.voc import palette
 
 ROOT = Path(__file__).parents[1]
 COUNTS = {"train": 64, "val": 16, "trainval": 80}
@@ -40,7 +41,7 @@ def segmentation(root: Path, part: str, year: str = "2012") -> list[tuple[np.nda
     found = []
     for image, mask in VOCSegmentation(str(root), year, part):
         assert (image.mode, mask.mode) == ("RGB", "P") and image.size == mask.size
-        assert mask.getpalette() == shapes.palette()
+        assert mask.getpalette() == palette()
         found.append((np.asarray(image), np.asarray(mask)))
     return found
 
@@ -238,7 +239,7 @@ def test_colours_say_nothing_of_the_class():
 
 
 def test_palette_is_vocs():
-    colours = np.reshape(shapes.palette(), (256, 3))
+    colours = np.reshape(palette(), (256, 3))
     assert {i: tuple(colours[i].tolist()) for i in VOC_COLOURS} == VOC_COLOURS
     assert len(np.unique(colours, axis=0)) == 256
 
@@ -299,6 +300,7 @@ def test_processes_that_start_at_once_end_in_one_whole_folder(root: Path, tmp_pa
 import time
 from pathlib import Path
 from tasks import shapes
+from tasks.voc import palette
 print("ready", flush=True)
 while not Path({str(gate)!r}).exists():
     time.sleep(0.001)

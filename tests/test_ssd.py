@@ -17,7 +17,7 @@ from torchvision.models.detection.ssd import SSDHead
 from torchvision.models.vgg import cfgs, make_layers
 
 from lrd.build import compile_forward
-from lrd.config import CONFIGS
+from lrd.compose import CONFIGS
 from tasks.augment import MEAN, STD
 from tasks.models.ssd import SSD300VGG16, Detector, SSDLite320MobileNet
 

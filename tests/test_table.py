@@ -11,7 +11,7 @@ import layout
 import pytest
 import table
 
-from lrd.config import compose, read
+from lrd.compose import compose, read
 from lrd.runs import open_run
 
 

@@ -18,7 +18,7 @@ from benchmarks.photos import Photos
 from benchmarks.results import Table, lines_of
 from benchmarks.timing import Clock
 from benchmarks.workloads import Turned, Workload
-from lrd import build, config
+from lrd import build, compose
 from tasks import shapes
 
 OURS, BASELINE = "ours, resident", "DataLoader, 2 workers"
@@ -100,7 +100,7 @@ def with_masks(options: Options) -> tuple[Workload, int]:
 def ours(workload: Workload, *overrides: str) -> Turn:
     """The batches that our loop trains on; a short turn is an epoch's end, behind which no worker
     reads ahead."""
-    settings = config.read(config.compose([*workload.overrides(), *overrides]))
+    settings = compose.read(compose.compose([*workload.overrides(), *overrides]))
     parts, _ = build.parts(settings)
     task, device, epochs = parts["task"], parts["device"], count()
 

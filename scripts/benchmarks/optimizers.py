@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from benchmarks.baselines import AuthorsAdam
 from lrd import flat, kernels
-from lrd.config import compose
+from lrd.compose import compose
 from lrd.optim import LRDropout
 
 NAMES = ("sgdm", "rmsprop", "adam", "amsgrad", "radam")

@@ -11,7 +11,8 @@ from torch.utils.data import Dataset
 from torchvision.datasets import VOCSegmentation
 from torchvision.transforms import functional as F
 
-from tasks.augment import MEAN, MEAN_PIXEL, STD, VOID
+from tasks.augment import MEAN, MEAN_PIXEL, STD
+from tasks.voc import VOID
 
 BILINEAR, NEAREST = Image.Resampling.BILINEAR, Image.Resampling.NEAREST
 FILL = (MEAN_PIXEL[0], MEAN_PIXEL[1], MEAN_PIXEL[2])

@@ -13,7 +13,7 @@ from benchmarks.options import Options
 from benchmarks.results import Line, Table, Target
 from benchmarks.timing import Clock, Form, Spread, interleave
 from benchmarks.workloads import Workload, ours
-from lrd import build, config
+from lrd import build, compose
 
 EPOCHS, MEASURED = 100, 2
 WARM = 4  # steps of a first turn, which loads the data and compiles
@@ -115,7 +115,7 @@ def side_by_side(
 
 def matrix_products(workload: Workload, overrides: Sequence[str]) -> Turn:
     """Seconds of an epoch's matrix products of FCNet, under the settings of ``overrides``."""
-    settings = config.read(config.compose([*workload.overrides(), *overrides]))
+    settings = compose.read(compose.compose([*workload.overrides(), *overrides]))
     made, _ = build.parts(settings)
     device, layers = made["device"], [m for m in made["model"] if isinstance(m, torch.nn.Linear)]
     train, test = (len(split.index) for split in made["task"].data.splits())

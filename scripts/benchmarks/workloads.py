@@ -14,7 +14,8 @@ from benchmarks.baselines import OrdinaryLoop
 from benchmarks.children import Turn
 from benchmarks.options import Options
 from benchmarks.timing import Clock
-from lrd import build, config
+from lrd import build, compose
+from lrd.config import Config
 from lrd.log import Numbers, Sink
 from lrd.train import Trainer
 
@@ -95,7 +96,7 @@ class Latest(Sink):
         self.numbers = numbers
 
 
-def built(settings: config.Config) -> tuple[Trainer, dict[str, str]]:
+def built(settings: Config) -> tuple[Trainer, dict[str, str]]:
     """What run.py trains with, and how it computes."""
     parts, computed = build.parts(settings)
     trainer, implementation = build.trainer(settings, parts)
@@ -108,7 +109,7 @@ def ours(workload: Workload, overrides: Sequence[str]) -> Turn:
     ``images`` per ``seconds`` is training alone, ``whole`` the seconds with evaluation, ``how``
     what the run would have in its record.
     """
-    settings = config.read(config.compose([*workload.overrides(), *overrides]))
+    settings = compose.read(compose.compose([*workload.overrides(), *overrides]))
     (trainer, how), latest = built(settings), Latest()
     trainer.sinks = [latest]
 
@@ -132,7 +133,7 @@ def ours(workload: Workload, overrides: Sequence[str]) -> Turn:
 
 def network(workload: Workload) -> nn.Module:
     """Its network by itself: lrd.build would set switches of torch too, which only ours has."""
-    node = dict(config.read(config.compose(workload.overrides())).model)
+    node = dict(compose.read(compose.compose(workload.overrides())).model)
     kind = stand_in.KINDS[workload.data]
     return get_class(node.pop("_target_"))(shape=kind.shape, classes=kind.classes, **node)
 
