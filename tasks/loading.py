@@ -27,8 +27,8 @@ class Sample(NamedTuple):
 def drawn_from(*words: int | str) -> Iterator[None]:
     """torch's default generator at a state that ``words`` alone decide, and one thread.
 
-    Transforms of torchvision draw from that generator; some of their arithmetic depends on the
-    number of threads in its last bit, and workers have one. Both are put back.
+    Transforms of torchvision draw from that generator; what their kernels round may depend on the
+    number of threads, and workers have one. Both are put back.
     """
     state, threads = torch.get_rng_state(), torch.get_num_threads()
     torch.default_generator.manual_seed(key(*words))
