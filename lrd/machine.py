@@ -1,5 +1,6 @@
 """What a run computes on: the device, torch's switches, and what of it a record must say."""
 
+import ctypes
 import os
 import statistics
 import time
@@ -17,6 +18,9 @@ _THREADS = torch.get_num_threads()
 GAIN = 1.2
 # ... and its error against float64 at most this many times that of the default.
 ACCURACY = 2.0
+# Of glibc's mallopt: what is freed at the top of the heap beyond this goes back to the system, and
+# how many allocations may lie in a mapping of their own, given back as soon as they are freed.
+TRIM_THRESHOLD, MMAP_MAX = -1, -4
 
 
 def prepare(config: Config, recorded: dict[str, Any] | None = None) -> tuple[torch.device, str]:
@@ -39,7 +43,21 @@ def prepare(config: Config, recorded: dict[str, Any] | None = None) -> tuple[tor
     # Numbers below 1e-38 become 0: moments and gradients of what stopped moving get there, and a
     # CPU computes many times slower with them.
     torch.set_flush_denormal(device.type == "cpu")
+    if device.type == "cpu":
+        keep_memory()
     return device, _matmul(device, (recorded or {}).get("matmul"))
+
+
+def keep_memory() -> None:
+    """Let freed memory stay with the process, up to the most it ever had, for the next step.
+
+    glibc returns an activation of 32 MiB or more to the system when it is freed, and the next one
+    is then cleared page by page: most of the time of a convolutional network's step.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:  # glibc has it
+        mallopt(TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(MMAP_MAX, 0)
 
 
 def precision(wanted: str, device: torch.device) -> str:
