@@ -43,14 +43,17 @@ def parts(
     )
     allow, quick = config.run.allow, config.lrd.implementation != "reference"
     kinds = {g: kind_of(g, getattr(config, g), allow, quick) for g in KINDS if g != "regularizer"}
-    regularizers = [kind_of("regularizer", n, allow)() for n in config.regularizer.values()]
+    regularizers = [
+        kind_of("regularizer", node, allow)(seed=config.seed)
+        for node in config.regularizer.values()
+    ]
     schedule = kinds["schedule"]()
     task = kinds["task"](setup, kinds["dataset"](setup), kinds["model"])
     _check_eval(config.eval, task)
     torch.default_generator.manual_seed(key("init", config.seed))
     model = task.model()
     for regularizer in regularizers:
-        regularizer.on_model(model)
+        regularizer.on_model(model, task)
     model = model.to(device)
     if config.train.channels_last:
         model.register_forward_pre_hook(_channels_last)

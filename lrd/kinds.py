@@ -22,7 +22,7 @@ KINDS: dict[str, tuple[type, tuple[str, ...]]] = {
     "model": (nn.Module, ("shape", "classes")),
     "optim": (Optimizer, ("params",)),
     "schedule": (Schedule, ()),
-    "regularizer": (Regularizer, ()),
+    "regularizer": (Regularizer, ("seed",)),
 }
 PACKAGES = ("torch", "torchvision", "lrd", "tasks")
 

@@ -82,9 +82,11 @@ class Task(ABC):
     same on any device, with any number of workers and ranks; an epoch can be entered in its middle.
 
     ``eval_modes`` are the ways to evaluate that ``eval.mode`` and ``eval.final_mode`` may name.
+    ``labels``: of a task whose targets are one label a sample, int64 (n,), how many there are.
     """
 
     score: Score
+    labels: int | None = None
     eval_modes: ClassVar[tuple[str, ...]] = ()
 
     @property

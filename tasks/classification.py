@@ -26,6 +26,7 @@ class Classification(Task):
         self._network = partial(model, shape=dataset.shape, classes=dataset.classes)
         self.split = "holdout" if dataset.holdout else "test"
         self.score = Score(f"{self.split}_accuracy", maximize=True, unit="%")
+        self.labels = dataset.classes
 
     @cached_property
     def _splits(self) -> tuple[Split, Split]:
