@@ -4,8 +4,8 @@ Matching, box coding, hard negatives and non-maximum suppression are torchvision
 (0.29) and the authors' Caffe code (``examples/ssd/ssd_pascal.py`` and its layers) part in these:
 
 - fc6 and fc7 are drawn (Xavier); Caffe's start from VGG16's own, subsampled.
-- Of two objects with the same best prior the later one has it (on a GPU either, unless algorithms
-  are deterministic), and the other perhaps none. Caffe pairs them off, each with one of its own.
+- Of two objects with the same best prior the later one has it (here on a GPU too), and the other
+  perhaps none. Caffe pairs them off, each with one of its own.
 - Where more than a quarter of an image's priors are matched, negatives are too few, and torchvision
   fills up with positives, counted a second time.
 - Detections are cut to the image before the suppression, in Caffe after it; torchvision also
@@ -139,7 +139,11 @@ class Detector(SSD):
         IoU if that is at least 0.5, or one whose best prior this is, whatever the IoU."""
         if len(boxes) == 0:
             return torch.full((len(self.priors),), -1, device=self.priors.device)
-        return self.proposal_matcher(box_iou(boxes, self.priors))
+        overlaps = box_iou(boxes, self.priors)
+        matches, own = self.proposal_matcher(overlaps), overlaps.argmax(1)
+        # Again, for torchvision's assignment leaves open which of two objects has a prior on a GPU.
+        last = torch.arange(len(boxes), device=own.device)
+        return matches.scatter_reduce(0, own, last, "amax", include_self=False)
 
 
 class SSD300VGG16(Detector):
