@@ -2,8 +2,9 @@
 
 sklearn's average_precision_score is another definition and no reference here: it has no envelope,
 takes equal scores as one threshold, and counts recall among the detections, so that an object that
-nothing found costs nothing. torchmetrics' MeanAveragePrecision needs pycocotools, looks for another
-object where the best one is taken, and knows crowds instead of difficult objects.
+nothing found costs nothing. torchmetrics' MeanAveragePrecision, COCO's, looks for another object
+where the best one is taken, and knows crowds instead of difficult objects: it agrees where neither
+occurs.
 """
 
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torchmetrics.detection import MeanAveragePrecision
 
 from tasks.average_precision import AveragePrecision
 
@@ -446,3 +448,27 @@ def test_the_states_hold_every_number_exactly():
     assert sides == found["boxes"][0].tolist()
     assert torch.cat(metric.truths)[0, :3].tolist() == [2**40 + 1, COW, 1]
     assert metric.detections[0].shape == metric.truths[0].shape == (0, 7)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_area_is_torchmetrics_where_the_definitions_agree(seed: int):
+    """100 objects of a class, far apart and none difficult: COCO's average at each hundredth of
+    recall, where the curve steps, is the area."""
+    draw = np.random.default_rng(seed)
+    images: list[Image] = []
+    for _ in range(10):
+        objects: list[tuple[int, Box, bool]] = []
+        found: list[tuple[float, int, Box]] = []
+        for x in range(0, 400, 40):
+            objects.append((CAT, (x, 0, x + 20, 20), EASY))
+            for dx, dy in draw.uniform(-6, 6, (draw.integers(0, 3), 2)):
+                box = (x + dx, dy, x + dx + 20, dy + 20)
+                found.append((draw.random(), CAT, box))
+        images.append(Image(found, objects))
+    ours = updated(images, range(10)).compute()["test_map_area"]
+    hundredths = [k / 100 for k in range(1, 101)]
+    theirs = MeanAveragePrecision("xyxy", "bbox", [0.5], hundredths)
+    pairs = [tensors(image) for image in images]
+    theirs.update([found for found, _ in pairs], [truth for _, truth in pairs])
+    assert 20 < ours < 90
+    assert float(ours) == pytest.approx(100 * float(theirs.compute()["map"]), abs=1e-4)
