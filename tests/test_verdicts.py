@@ -1,0 +1,218 @@
+"""Verdicts: the rules by hand-worked intervals, the measures by hand-made runs."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import verdicts
+import yaml
+from claims import FILE, Measure, Rule, read_claims
+from layout import Cell
+from measures import difference
+from verdicts import Comparison, Part, decide
+
+from lrd.compose import compose, read
+from lrd.runs import Run, open_run
+
+ACCURACY = Measure("final", ("test_accuracy",))
+
+
+def rule(must: Any, smallest: float = 0.1, together: Any = "each") -> Rule:
+    return Rule(ACCURACY, must, smallest, together, ())
+
+
+@pytest.mark.parametrize(
+    ("mean", "one", "among", "rise", "no_rise"),
+    [
+        (0.3, (0.1, 0.5), (0.0, 0.6), "confirmed", "not confirmed"),
+        (0.3, (0.1, 0.5), (0.05, 0.55), "confirmed", "contradicted"),
+        (0.3, (-0.1, 0.7), (-0.2, 0.8), "not confirmed", "not confirmed"),
+        (0.05, (0.02, 0.08), (0.01, 0.09), "contradicted", "confirmed"),  # real, but too small
+        (0.05, (0.02, 0.08), (-0.01, 0.11), "not confirmed", "confirmed"),
+        (0.09, (0.01, 0.17), (0.01, 0.17), "not confirmed", "not confirmed"),
+        (-0.4, (-0.5, -0.3), (-0.6, -0.2), "contradicted", "confirmed"),
+    ],
+)
+def test_the_rules_by_hand(mean: float, one: Any, among: Any, rise: str, no_rise: str):
+    """Each and its mirror image: what falls is what rises with the other sign."""
+
+    def mirrored(interval: tuple[float, float]) -> tuple[float, float]:
+        return -interval[1], -interval[0]
+
+    for must, status in (("rise", rise), ("no_rise", no_rise)):
+        assert decide(rule(must), mean, one, among) == status
+        other = must.replace("rise", "fall")
+        assert decide(rule(other), -mean, mirrored(one), mirrored(among)) == status
+
+
+def comparison(differences: Sequence[float], of: Rule, seeds: int = 3, k: int = 1) -> Comparison:
+    cell = Cell("quickstart", ("lrd.p=1",))
+    return Comparison(of, cell, cell, dict(enumerate(differences)), seeds, 1 - 0.05 / k)
+
+
+UP, DOWN, EVEN, FEW = (0.9, 1.0, 1.1), (-1.1, -1.0, -0.9), (-1.0, 0.0, 1.0), (1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("together", "parts", "status"),
+    [
+        ("each", [UP, UP], "confirmed"),
+        ("each", [UP, EVEN], "not confirmed"),
+        ("each", [UP, FEW], "not enough data"),
+        ("each", [UP, DOWN], "contradicted"),
+        ("each", [FEW, DOWN], "contradicted"),  # one is enough against all
+        ("pooled", [UP, UP], "confirmed"),
+        ("pooled", [UP, UP, DOWN], "contradicted"),
+        ("pooled", [UP, FEW], "not enough data"),
+        ("pooled", [UP], "confirmed"),
+        ("pooled", [EVEN, EVEN], "not confirmed"),
+        ("most", [UP] * 4 + [EVEN], "confirmed"),
+        ("most", [UP] * 4 + [DOWN], "confirmed"),
+        ("most", [UP] * 3 + [EVEN] * 2, "not confirmed"),
+        ("most", [UP] * 3 + [DOWN] * 2, "contradicted"),
+        ("most", [UP] * 4 + [FEW], "not enough data"),
+    ],
+)
+def test_comparisons_together(together: str, parts: list[tuple[float, ...]], status: str):
+    of = rule("rise", together=together)
+    made = tuple(comparison(d, of, k=len(parts)) for d in parts)
+    assert Part(of, made).status == status
+
+
+def test_one_of_many_comparisons_contradicts_at_a_wider_interval():
+    """-1 with deviation 0.2 at n = 3: t = 8.66, p = 0.013; below 0.05, above 0.05 / 10."""
+    differences = (-1.2, -1.0, -0.8)
+    assert comparison(differences, rule("rise")).status == "contradicted"
+    among = comparison(differences, rule("rise"), k=10)
+    assert among.status == "not confirmed" and not among.opposite
+
+
+def run(root: Path, lines: Sequence[dict[str, float]], *overrides: str, **record: Any) -> Run:
+    made = open_run(read(compose([f"run.dir={root}", *overrides])))
+    last = lines[-1].get("test_accuracy", 0.0)
+    made = made.write(status="finished", final={"value": last, "epoch": len(lines)}, **record)
+    text = "".join(json.dumps({"epoch": e, **line}) + "\n" for e, line in enumerate(lines, 1))
+    (made.folder / "metrics.jsonl").write_text(text)
+    return made
+
+
+def curve(*accuracy: float, train: float = 100.0, seconds: float = 1.0) -> list[dict[str, float]]:
+    return [
+        {"test_accuracy": v, "train_accuracy": train, "train_seconds": seconds} for v in accuracy
+    ]
+
+
+def test_the_measures_by_hand(tmp_path: Path):
+    base = run(tmp_path, curve(80, 90, 92, 91), "lrd.p=1", implementation="generic")
+    other = run(
+        tmp_path,
+        curve(85, 91, 92, 95, train=98, seconds=1.1),
+        "lrd.p=0.5",
+        implementation="generic",
+    )
+
+    def measured(name: str, *keys: str) -> float | None:
+        return difference(Measure(name, keys), base, other)
+
+    assert measured("final", "score") == measured("final", "test_accuracy") == 4
+    # trapezoids over three intervals: 88 + 91.5 + 93.5 and 85 + 91 + 91.5
+    assert measured("mean", "test_accuracy") == pytest.approx(273 / 3 - 267.5 / 3)
+    assert measured("gap", "train_accuracy", "test_accuracy") == (98 - 95) - (100 - 91)
+    # the base first has its last 91 % in epoch 3, the other in epoch 2 of 4
+    assert measured("reach", "test_accuracy") == pytest.approx(-25)
+    assert measured("seconds") == pytest.approx(10)
+    assert measured("final", "val_miou") is None
+    # the other way round 95 % is never had: twice the run, against epoch 4 of 4
+    back = difference(Measure("reach", ("test_accuracy",)), other, base)
+    assert back == pytest.approx(100)
+
+
+def test_times_are_compared_only_of_equal_machines_and_implementations(tmp_path: Path):
+    lines, seconds = curve(90), Measure("seconds")
+    base = run(tmp_path, lines, "lrd.p=1", implementation="generic", threads=1)
+    single = run(tmp_path, lines, "lrd.p=0.5", implementation="single_pass", threads=1)
+    threads = run(tmp_path, lines, "lrd.p=0.3", implementation="generic", threads=2)
+    assert difference(seconds, base, single) is difference(seconds, base, threads) is None
+
+
+def test_every_claim_of_the_paper_is_asked_of_cells_that_compose():
+    seeds, claims = read_claims()
+    assert seeds == 3
+    assert [claim.name for claim in claims][:13] == [f"C{k}" for k in range(1, 14)]
+    first = claims[0].rules[0]
+    assert len(first.pairs) == 15  # 3 data sets, 5 optimizers
+    convergence = next(c for c in claims if c.name == "C12").rules[0].pairs
+    assert len(convergence) == 12
+    assert convergence[0][0].overrides == ("optim=rmsprop", "lrd.p=1")
+    assert convergence[0][1].overrides == ("optim=sgdm", "lrd.p=0.5")
+    for cell in {cell for c in claims for r in c.rules for pair in r.pairs for cell in pair}:
+        read(compose([f"+experiment={cell.experiment}", *cell.overrides]))
+
+
+@pytest.fixture
+def asked(tmp_path: Path) -> Path:
+    """A file with one claim, on the digits."""
+    part = {
+        "pairs": [
+            {
+                "experiment": ["quickstart"],
+                "over": {"optim": ["adam", "sgdm"]},
+                "from": ["lrd.p=1"],
+                "to": ["lrd.p=0.5"],
+            }
+        ],
+        "measure": {"final": "score"},
+        "must": "rise",
+        "smallest": 0.5,
+        "together": "pooled",
+    }
+    path = tmp_path / "claims.yaml"
+    claim = {"says": "LRD helps on the digits", "where": "here", "parts": [part]}
+    path.write_text(yaml.safe_dump({"seeds": 3, "claims": {"D1": claim}}))
+    return path
+
+
+def fill(root: Path, optim: str, gain: float) -> None:
+    for seed in range(3):
+        for p, value in ((1, 95.0 + seed), (0.5, 95.0 + seed + gain + 0.01 * seed)):
+            run(root, curve(value), f"optim={optim}", f"lrd.p={p}", f"seed={seed}")
+
+
+def test_a_claim_from_run_folders(tmp_path: Path, asked: Path):
+    (verdict,) = verdicts.judged(tmp_path, (), asked)
+    assert verdict.status == "not enough data" and verdict.missing == ["quickstart"]
+    fill(tmp_path, "adam", 1.0)
+    (verdict,) = verdicts.judged(tmp_path, (), asked)
+    assert verdict.status == "not enough data"
+    assert "of 2 comparisons 1 +1.01" in verdict.why and "n = 3" in verdict.why
+    fill(tmp_path, "sgdm", 2.0)
+    (verdict,) = verdicts.judged(tmp_path, (), asked)
+    assert verdict.status == "confirmed" and verdict.missing == []
+    assert "2 pooled +1.51" in verdict.why
+    assert verdicts.judged(tmp_path, ["scale=0.5"], asked)[0].status == "not enough data"
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"must": "grow"}, "D1: must must be one of rise, fall, no_rise, no_fall, got grow"),
+        ({"smallest": 0}, "D1: smallest must be above 0, got 0"),
+        ({"measure": {"last": "score"}}, "D1: measure must be one of final, mean,"),
+        ({"together": "all"}, "D1: together must be one of each, pooled, most, got all"),
+    ],
+)
+def test_what_is_wrong_in_the_file_is_one_line(asked: Path, change: dict[str, Any], line: str):
+    content = yaml.safe_load(asked.read_text())
+    content["claims"]["D1"]["parts"][0] |= change
+    asked.write_text(yaml.safe_dump(content))
+    with pytest.raises(ValueError, match=line):
+        read_claims(asked)
+
+
+def test_the_file_explains_every_word_it_uses():
+    """What a reader of the rules has to know stands above them."""
+    head = FILE.read_text().partition("seeds: 3")[0]
+    for word in ("final", "mean", "gap", "reach", "seconds", "rise", "no_rise", "pooled", "most"):
+        assert word in head
