@@ -1,16 +1,30 @@
-"""What a regularizer may do to a run: three hooks, each of which does nothing here."""
+"""The regularizers that the paper compares LRD with (sections 4.5, 4.6), as hooks of the loop.
 
-from torch import nn
+They combine freely. A run applies them in the order of their names, by which its fingerprint lists
+them too, however they were given; of these four only dg and ng depend on their order.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lrd.dropout import UnitDropout
+from lrd.flat import members
+from lrd.kernels import CHUNK
+from lrd.masks import bits, draw, keep_bits, key, mix
 from lrd.task import Batch, Task
 
 
 class Regularizer:
-    """Base of all regularizers (paper, section 4.5). Each kind overrides the hook it needs.
+    """Base of all regularizers (paper, section 4.5). Each kind overrides the hooks it needs.
 
     Its randomness is drawn from :mod:`lrd.masks` under a word of its own and the run's ``seed``,
-    so that adding one changes neither initialisation nor data order nor any other stream.
+    so that adding one changes neither initialisation nor data order nor any other stream. It has
+    no state that a checkpoint would need. At strength zero a run is bitwise the run without it.
     """
 
     def __init__(self, seed: int = 0) -> None:
@@ -26,3 +40,164 @@ class Regularizer:
 
     def on_gradients(self, optimizer: Optimizer, step: int) -> None:
         """Change the gradients in place before the optimizer's step ``step``."""
+
+
+class StandardDropout(Regularizer):
+    """SD: in training each hidden unit is kept with probability ``p_sd`` and divided by it, else 0.
+
+    Where the units are, the model says by a method ``units()``: pairs of a module and "input" or
+    "output". The masks are those of :mod:`lrd.dropout`, so that a sample's do not depend on the
+    rest of its batch. Nothing is added to the model's state.
+    """
+
+    def __init__(self, p_sd: float = 0.9, seed: int = 0) -> None:
+        super().__init__(seed)
+        must = "in (0, 1] (the probability to KEEP a unit)"
+        self.p = _checked("sd.p_sd", p_sd, 0 < _number(p_sd) <= 1, must)
+        self.dropout = UnitDropout(self.p, seed)
+
+    def on_model(self, model: nn.Module, task: Task) -> None:
+        units: Callable[[], Iterable[tuple[nn.Module, str]]] | None = getattr(model, "units", None)
+        if units is None:
+            raise ValueError(
+                "regularizer=sd must have a model that says where its units are, got "
+                f"{type(model).__name__}: give it a method units(), or choose another"
+            )
+        for module, side in units():
+            self.dropout.hook(module, side)
+
+    def on_batch(self, batch: Batch, step: int) -> Batch:
+        self.dropout.prepare(batch.index, step)
+        return batch
+
+
+class NoisyLabel(Regularizer):
+    """NL: at every presentation, with probability ``rate``, a sample's label is replaced by one
+    drawn uniformly from the others (Xie et al., 2016, draw from all of them).
+
+    For tasks of one label a sample. Which change depends on (seed, step, sample) alone. The
+    training loss and accuracy of the log are against the labels as changed.
+    """
+
+    def __init__(self, rate: float = 0.05, seed: int = 0) -> None:
+        super().__init__(seed)
+        self.rate = _checked("nl.rate", rate, 0 <= _number(rate) <= 1, "in [0, 1]")
+
+    def on_model(self, model: nn.Module, task: Task) -> None:
+        self.labels = task.labels or 0
+        if self.labels < 2:
+            raise ValueError(
+                "regularizer=nl must have a task with one of several labels a sample "
+                f"(classification), got {type(task).__name__}: leave nl out"
+            )
+
+    def on_batch(self, batch: Batch, step: int) -> Batch:
+        if self.rate == 0:
+            return batch
+        index = batch.index.to(torch.int32, copy=True)
+        u = mix(index, key("nl", self.seed, step)).bitwise_and_(0x7FFFFFFF)
+        others = 1 + draw(batch.index, self.labels - 1, "nl label", self.seed, step)
+        moved = (batch.targets + others) % self.labels
+        changes = u.to(torch.int64) < round(self.rate * 2**31)
+        return Batch(batch.inputs, torch.where(changes, moved, batch.targets), batch.index)
+
+
+class NoisyGradient(Regularizer):
+    """NG: Gaussian noise of variance ``eta / (1 + t)^gamma`` is added to every gradient element in
+    step t, counted from 0 (Neelakantan et al., 2015; the paper's N(0, 0.1) read as eta = 0.1).
+
+    The noise of an element depends on (seed, step, global index) alone, on another device to
+    rounding. It lies within 5.42 standard deviations, as all normal numbers but one in 17 million
+    do. A gradient that is None stays so. Costs 12 bytes of scratch an element of a chunk.
+    """
+
+    def __init__(self, eta: float = 0.1, gamma: float = 0.55, seed: int = 0) -> None:
+        super().__init__(seed)
+        self.eta = _checked("ng.eta", eta, 0 <= _number(eta) < math.inf, "at least 0")
+        self.gamma = _checked("ng.gamma", gamma, 0 <= _number(gamma) < math.inf, "at least 0")
+
+    @torch.no_grad()
+    def on_gradients(self, optimizer: Optimizer, step: int) -> None:
+        if self.eta == 0:
+            return
+        deviation = math.sqrt(self.eta * (1 + step) ** -self.gamma)
+        for start, count, grads in _stretches(optimizer):
+            words = bits("ng", self.seed, step, start=start, count=count, device=grads[0].device)
+            _each(grads, normal(words), lambda g, noise: g.add_(noise, alpha=deviation))
+
+
+class GradientDropout(Regularizer):
+    """DG: each gradient element is kept with probability ``p``, else 0, before the optimizer sees
+    it (section 4.6); not rescaled.
+
+    Momentum and second moments see what is kept alone, which is what sets it apart from LRD; weight
+    decay inside the optimizer acts on every weight. The mask is LRD's function under the seed
+    ``mask_seed``, so with plain SGD without decay it is bitwise LRD with that seed. A gradient that
+    is None stays so. Costs 8 bytes of scratch an element of a chunk.
+    """
+
+    def __init__(self, p: float = 0.5, seed: int = 0) -> None:
+        super().__init__(seed)
+        must = "in (0, 1] (the probability to KEEP a gradient)"
+        self.p = _checked("dg.p", p, 0 < _number(p) <= 1, must)
+        self.mask_seed = key("dg", seed)
+
+    @torch.no_grad()
+    def on_gradients(self, optimizer: Optimizer, step: int) -> None:
+        for start, count, grads in _stretches(optimizer) if self.p < 1 else ():
+            place = dict(start=start, count=count, device=grads[0].device)
+            dropped = keep_bits(self.mask_seed, step, self.p, **place) == 0  # type: ignore[arg-type]
+            _each(grads, dropped, lambda g, at: g.masked_fill_(at, 0))
+
+
+def normal(words: Tensor) -> Tensor:
+    """float32 of ``words``' shape, standard normal: the inverse distribution function at the
+    middle of one of 2**24 equal intervals, which the upper 24 of 32 random bits choose."""
+    middle = (words >> 8).to(torch.float32).add_(0.5).mul_(2.0**-23)
+    return middle.erfinv_().mul_(math.sqrt(2))
+
+
+def _stretches(optimizer: Optimizer) -> Iterator[tuple[int, int, list[Tensor]]]:
+    """The gradients as (start, count, views): stretches of consecutive global indices on one
+    device, of at most kernels.CHUNK elements; a gradient that is not contiguous is one view."""
+    start, count, views = 0, 0, []
+    for at, size, view in _views(optimizer):
+        fits = at == start + count and count + view.numel() <= size
+        if not (views and fits and view.device == views[0].device):
+            if views:
+                yield start, count, views
+            start, count, views = at, 0, []
+        views.append(view)
+        count += view.numel()
+    if views:
+        yield start, count, views
+
+
+def _views(optimizer: Optimizer) -> Iterator[tuple[int, int, Tensor]]:
+    """Each gradient's views with their first global index and the size of a chunk there."""
+    for start, _, param in members(optimizer.param_groups):
+        grad = param.grad
+        if grad is None or grad.layout != torch.strided:  # LRD refuses a sparse one by name
+            continue
+        size = CHUNK.get(grad.device.type, 1 << 20)
+        for view in grad.view(-1).split(size) if grad.is_contiguous() else [grad]:
+            yield start, size, view
+            start += view.numel()
+
+
+def _each(views: list[Tensor], values: Tensor, change: Callable[[Tensor, Tensor], Any]) -> None:
+    """``change`` each view in place by its part of ``values``."""
+    parts = values.split([view.numel() for view in views])
+    for view, part in zip(views, parts, strict=True):
+        change(view, part.view(view.shape))
+
+
+def _number(value: Any) -> float:
+    """``value``, or nan, which fulfils no rule, if that is no number."""
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+
+
+def _checked(setting: str, value: float, holds: bool, must: str) -> float:
+    if not holds:
+        raise ValueError(f"regularizer.{setting} must be {must}, got {value}")
+    return value

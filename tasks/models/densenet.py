@@ -1,8 +1,11 @@
 """DenseNet-121 for small images: torchvision's blocks behind a 3 x 3 stem without pooling."""
 
+from collections.abc import Iterator
+
 from torch import nn
 from torchvision.models.densenet import DenseNet
 
+from tasks.models.hidden import Unit
 from tasks.models.initialise import reset
 
 
@@ -15,3 +18,9 @@ class DenseNet121(DenseNet):
         for name in ("norm0", "relu0", "pool0"):
             setattr(self.features, name, nn.Identity())
         reset(self)
+
+    def units(self) -> Iterator[Unit]:
+        """After every convolution but the first (Huang et al., 2017, section 4.2); torchvision's
+        ``drop_rate`` is for the second ones of the dense layers alone."""
+        layers = [m for m in self.features.modules() if isinstance(m, nn.Conv2d)]
+        return ((layer, "output") for layer in layers[1:])

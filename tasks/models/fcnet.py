@@ -1,9 +1,11 @@
 """The fully connected network of the paper's MNIST experiment."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from torch import nn
+
+from tasks.models.hidden import Unit
 
 
 class FCNet(nn.Sequential):
@@ -21,3 +23,7 @@ class FCNet(nn.Sequential):
         sizes = [height * width, *hidden]
         layers = (m for a, b in pairwise(sizes) for m in (nn.Linear(a, b), nn.ReLU()))
         super().__init__(nn.Flatten(), *layers, nn.Linear(sizes[-1], classes))
+
+    def units(self) -> Iterator[Unit]:
+        """The hidden ones, after their ReLU."""
+        return ((layer, "output") for layer in self if isinstance(layer, nn.ReLU))

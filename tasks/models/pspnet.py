@@ -1,5 +1,6 @@
 """PSPNet (Zhao et al., 2017) on torchvision's ResNets."""
 
+from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
@@ -9,6 +10,7 @@ from torchvision import models
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from tasks.models import weights as pretrained
+from tasks.models.hidden import Unit, of_resnet
 
 IMAGENET = {
     18: models.ResNet18_Weights.IMAGENET1K_V1,
@@ -78,6 +80,10 @@ class PSPNet(nn.Module):
         if self.training:
             out["aux"] = _resize(self.aux(third), images)
         return out
+
+    def units(self) -> Iterator[Unit]:
+        """Those of the body; the heads have a dropout of their own."""
+        return of_resnet(self.body)
 
     def _start_from(self, weights: str) -> None:
         state = pretrained.state_dict(weights, IMAGENET[self.depth])

@@ -1,11 +1,13 @@
 """ResNets for small images: torchvision's blocks behind a 3 x 3 stem without max-pooling."""
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from itertools import pairwise
 
 from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
+from tasks.models.hidden import Unit, of_resnet
 from tasks.models.initialise import reset
 
 
@@ -17,6 +19,9 @@ class SmallResNet(ResNet):
         self.conv1 = nn.Conv2d(shape[0], 64, 3, padding=1, bias=False)
         self.maxpool = nn.Identity()  # type: ignore[assignment]
         reset(self)
+
+    def units(self) -> Iterator[Unit]:
+        return of_resnet(self)
 
 
 class ResNet18(SmallResNet):
@@ -56,6 +61,9 @@ class ThinResNet(nn.Sequential):
         head = {"avgpool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten()}
         super().__init__(OrderedDict(layers | head | {"fc": nn.Linear(64, classes)}))
         reset(self)
+
+    def units(self) -> Iterator[Unit]:
+        return of_resnet(self)
 
 
 def entering(before: int, after: int) -> BasicBlock:

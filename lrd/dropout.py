@@ -1,0 +1,102 @@
+"""Dropout of hidden units by masks that are pure functions, in a compiled network as well.
+
+Whether a unit is kept depends on (seed, step, place in the network, sample, unit) alone: in two
+rounds of hashing each (place, sample) has a key of 64 random bits, and each unit 32 bits under it.
+With one round, or a key of 32 bits, one sample's mask would be another's with its units permuted.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lrd.kernels import CHUNK
+from lrd.masks import bits, keep_below, rounds
+
+
+class UnitDropout:
+    """Keeps each unit of the hooked places with probability ``p`` and divides it by p, else 0.
+
+    In a module's training mode alone. :meth:`prepare` comes before each forward pass and names its
+    samples; a captured or compiled forward reads what it wrote as a tensor, from the same memory
+    for every batch of one size.
+    """
+
+    def __init__(self, p: float, seed: int) -> None:
+        self.p, self.seed, self.places = p, seed, 0
+        self.keys: Tensor | None = None
+        self._held: dict[int, Tensor] = {}
+
+    def hook(self, module: nn.Module, side: str) -> None:
+        """One more place: what enters ``module`` (``side`` "input") or leaves it ("output").
+        At p = 1 the module is left alone."""
+        assert side in ("input", "output"), side
+        if self.p == 1:
+            return
+        place = self.places
+        self.places += 1
+
+        def drop(module: nn.Module, x: Tensor) -> Tensor:
+            if not module.training:
+                return x
+            assert self.keys is not None, "prepare says which samples these are"
+            return drop_units(x, self.keys[place], self.p)
+
+        def before(module: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+            return drop(module, *inputs)
+
+        def after(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+            return drop(module, output)
+
+        if side == "input":
+            module.register_forward_pre_hook(before)
+        else:
+            module.register_forward_hook(after)
+
+    def prepare(self, index: Tensor, step: int) -> None:
+        """Write the keys of step ``step`` for the samples ``index``, int64 (n,)."""
+        if self.places:
+            keys = unit_keys(self.seed, step, self.places, index)
+            self.keys = self._held.setdefault(len(index), keys)
+            self.keys.copy_(keys)
+
+
+def unit_keys(seed: int, step: int, places: int, index: Tensor) -> Tensor:
+    """int32 (places, 2, n): the two words of each key, for the samples ``index``, int64 (n,).
+
+    Of a sample's number the low 32 bits count. Nothing is copied to the device or waited for.
+    """
+    words = bits("sd", seed, step, start=0, count=4 * places, device=index.device)
+    low, high = words.view(2, places, 2, 1)
+    number = index.to(torch.int32).expand(places, 2, len(index)).clone()
+    return rounds(number, low, high)
+
+
+def drop_units(x: Tensor, keys: Tensor, p: float) -> Tensor:
+    """Activations ``x`` (n, ...), each divided by ``p`` or, with probability 1 - p, made 0.
+
+    ``keys``, int32 (2, n), are one place's of :func:`unit_keys`; 0 < p < 1, exact to 2**-31. Units
+    of a sample are counted row-major in their shape, whatever the strides, which the result shares.
+    Costs about what torch's dropout does; for the backward pass a byte a unit is kept.
+    """
+    dropped = _dropped(keys, x.shape[1:].numel(), keep_below(p)).view(x.shape)
+    return (x * (1 / p)).masked_fill_(dropped, 0)
+
+
+def _dropped(keys: Tensor, units: int, below: int) -> Tensor:
+    """bool (n, units). A compiler makes one loop of it; without, it is drawn in chunks, so that the
+    scratch stays in cache."""
+    unit = torch.arange(units, dtype=torch.int32, device=keys.device)
+    if torch.compiler.is_compiling():
+        return _above(unit, keys, below)
+    size = max(1, CHUNK.get(keys.device.type, 1 << 20) // max(1, units))
+    dropped = torch.empty(keys.shape[1], units, dtype=torch.bool, device=keys.device)
+    for out, part in zip(dropped.split(size), keys.split(size, 1), strict=True):
+        out.copy_(_above(unit, part, below))
+    return dropped
+
+
+def _above(unit: Tensor, keys: Tensor, below: int) -> Tensor:
+    low, high = keys[:, :, None]
+    x = rounds(unit.repeat(keys.shape[1], 1), low, high)
+    return x.bitwise_and_(0x7FFFFFFF) >= below
