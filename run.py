@@ -60,14 +60,15 @@ def tell(run: Run, sweep: bool) -> None:
     score, final, best = (run.record[k] for k in ("score", "final", "best"))
     unit = f" {score['unit']}" if score["unit"] else ""
     part = score["name"].partition("_")[0]
-    caution = "" if part == "holdout" else f"; chosen on the {part} set, so optimistic"
+    caution = f"; chosen on the {part} set, so optimistic" if part in ("test", "val") else ""
     print(
         f"{score['name'].replace('_', ' ')} {final['value']:.2f}{unit} after epoch "
         f"{final['epoch']} (best {best['value']:.2f}{unit}, epoch {best['epoch']}{caution})"
     )
     print(f"run: {run.folder}")
     if not sweep:
-        with_lrd = run.record["config"]["lrd"]["p"] < 1
+        lrd = run.record["config"]["lrd"]
+        with_lrd = lrd["p"] < 1 or lrd.get("schedule", "constant") != "constant"
         other = "lrd.p=1 (without LRD)" if with_lrd else "lrd.p=0.5 (with LRD)"
         print(f"next: the same command with {other}, with seed=1 and on; then every optimizer:")
         print("      python run.py -m +experiment=quickstart && python scripts/table.py quickstart")

@@ -9,11 +9,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lrd import kernels, machine
+from lrd.checks import refusal
 from lrd.config import Config, Eval
 from lrd.implement import implement
 from lrd.kinds import KINDS, kind_of
 from lrd.masks import key
-from lrd.optim import LRDropout, refusal
+from lrd.optim import LRDropout
+from lrd.schedules import KeepProbability
 from lrd.task import Setup, Task
 from lrd.train import Trainer
 
@@ -43,9 +45,9 @@ def parts(
     )
     allow, quick = config.run.allow, config.lrd.implementation != "reference"
     kinds = {g: kind_of(g, getattr(config, g), allow, quick) for g in KINDS if g != "regularizer"}
-    regularizers = [
+    regularizers = [  # in the fingerprint's order: some do not commute
         kind_of("regularizer", node, allow)(seed=config.seed)
-        for node in config.regularizer.values()
+        for _, node in sorted(config.regularizer.items())
     ]
     schedule = kinds["schedule"]()
     task = kinds["task"](setup, kinds["dataset"](setup), kinds["model"])
@@ -71,6 +73,7 @@ def parts(
         seed=config.seed,
         epochs=config.train.epochs,
         max_steps=config.train.max_steps,
+        keep=KeepProbability(config.lrd.p, config.lrd.p_end, config.lrd.schedule),
         eval_every=config.eval.every,
         pictures_every=config.eval.pictures_every,
         bf16=precision == "bf16",
@@ -92,7 +95,10 @@ def trainer(
     if about := made.task.describe():
         say(about)
     before = (recorded or {}).get("implementation")
-    return made, implement(made.optimizer, config.lrd.implementation, before, made.steps, say)
+    lrd = config.lrd
+    least = lrd.p if lrd.schedule == "constant" else min(lrd.p, lrd.p_end)
+    how = implement(made.optimizer, lrd.implementation, before, made.steps, say, least)
+    return made, how
 
 
 def compile_forward(model: nn.Module, **settings: Any) -> None:
@@ -142,11 +148,12 @@ def _wrap(base: Optimizer, config: Config) -> LRDropout:
             f"optim._target_ must step without a closure in this loop, got {type(base).__name__}: "
             "LRDropout around it works in a loop of your own"
         )
-    if (why := refusal(config.lrd.implementation, base)) is not None:
+    lrd = config.lrd
+    if (why := refusal(lrd.implementation, base, lrd.granularity)) is not None:
         raise ValueError(f"lrd.{why}")
     for group in base.param_groups:
         group["lr"] *= group.pop("lr_factor", 1)
     try:
-        return LRDropout(base, config.lrd.p, config.seed)
+        return LRDropout(base, lrd.p, config.seed, granularity=lrd.granularity, rescale=lrd.rescale)
     except ValueError as error:
         raise ValueError(f"optim: {error}") from error

@@ -21,7 +21,8 @@ CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 
 def read(cfg: DictConfig) -> Config:
-    """Check a composed configuration and resolve it; ``scale`` is multiplied into the epochs.
+    """Check a composed configuration and resolve it; ``scale`` is multiplied into the epochs and
+    ``lr_factor`` into the optimizer's rate.
 
     Raises ValueError, in one line, for an unknown key, a wrong type or a broken rule.
     """
@@ -32,6 +33,11 @@ def read(cfg: DictConfig) -> Config:
         raise ValueError(explain(error)) from error
     assert isinstance(config, Config)
     config.train.epochs = max(1, round(config.train.epochs * config.scale))
+    if config.lr_factor != 1:
+        rate = config.optim.get("lr")
+        if not isinstance(rate, int | float):
+            raise ValueError(f"lr_factor must have an optim.lr to multiply, got optim.lr={rate}")
+        config.optim["lr"] = rate * config.lr_factor
     return config
 
 

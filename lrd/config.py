@@ -31,11 +31,24 @@ def apart(default: Any = None, factory: Any = None) -> Any:
 
 @dataclass
 class LRD:
+    """The paper's by default; granularity, rescale, schedule and p_end go beyond it."""
+
     p: float = 0.5
+    granularity: str = "element"
+    rescale: bool = False
+    schedule: str = "constant"
+    p_end: float = 1.0
     implementation: str = apart("auto")
 
     def __post_init__(self) -> None:
         rule("lrd.p", self.p, 0 < self.p <= 1, "in (0, 1] (the probability to KEEP an update)")
+        one_of("lrd.granularity", self.granularity, ["element", "row", "tensor"])
+        one_of("lrd.schedule", self.schedule, ["constant", "linear", "cosine"])
+        must = "in (0, 1] (the p after the last step)"
+        rule("lrd.p_end", self.p_end, 0 < self.p_end <= 1, must)
+        stays = self.schedule != "constant" or self.p_end == 1
+        must = "left out under lrd.schedule=constant (choose linear or cosine)"
+        rule("lrd.p_end", self.p_end, stays, must)
         options = ["auto", "single_pass", "generic", "reference"]
         one_of("lrd.implementation", self.implementation, options)
 
@@ -124,6 +137,7 @@ class Config:
 
     seed: int = apart(0)
     scale: float = apart(1.0)
+    lr_factor: float = apart(1.0)
     lrd: LRD = field(default_factory=LRD)
     train: Train = field(default_factory=Train)
     eval: Eval = field(default_factory=Eval)
@@ -140,6 +154,7 @@ class Config:
     def __post_init__(self) -> None:
         rule("seed", self.seed, 0 <= self.seed < 2**63, "in [0, 2**63)")
         rule("scale", self.scale, self.scale > 0, "above 0")
+        rule("lr_factor", self.lr_factor, self.lr_factor > 0, "above 0")
 
 
 ConfigStore.instance().store("schema", Config)

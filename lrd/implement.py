@@ -7,7 +7,8 @@ from collections.abc import Callable
 import torch
 
 from lrd import flat, kernels, restore, single_pass
-from lrd.optim import LRDropout, refusal
+from lrd.checks import refusal
+from lrd.optim import LRDropout
 from lrd.rules import rule_for
 
 
@@ -17,20 +18,23 @@ def implement(
     recorded: str | None,
     steps: int,
     say: Callable[[str], None] = lambda line: None,
+    least: float | None = None,
 ) -> str:
     """Make ``optimizer`` step as ``wanted``, and say how: single_pass, generic or reference.
 
-    ``wanted`` is nothing that the optimizer refuses (:func:`lrd.optim.refusal`).
+    ``wanted`` is nothing that the optimizer refuses (:func:`lrd.checks.refusal`). ``least`` is the
+    smallest p of the run, where that is not the optimizer's now.
 
     ``auto`` repeats what an unfinished run has ``recorded``. Else it takes the single pass where
     the optimizer has one and ``steps`` times its elements reach kernels.WORTH, and the generic path
-    elsewhere, compiled from the same number on. At p = 1 the base steps alone, and nothing is
-    compiled or moved. Parameters that a compiled kernel is to run over are laid out flat.
+    elsewhere, compiled from the same number on. Where p is 1 throughout, the base steps alone, and
+    nothing is compiled or moved; nor is it for masks of rows and of tensors. Parameters that a
+    compiled kernel is to run over are laid out flat.
 
     Raises ValueError, in one line, where what is wanted by name cannot be compiled.
     """
     groups = optimizer.param_groups
-    if all(group.get("p", optimizer.p) == 1 for group in groups):
+    if all(group.get("p", least or optimizer.p) == 1 for group in groups):
         return "generic"
     params = [param for group in groups for param in group["params"]]
     device = params[0].device
@@ -39,9 +43,10 @@ def implement(
     choice = wanted
     if wanted == "auto":
         choice = recorded or ("single_pass" if long else "generic")
-        if choice == "single_pass" and refusal(choice, optimizer.base) is not None:
+        if refusal(choice, optimizer.base, optimizer.granularity) is not None:
             choice = "generic"
     compiles = choice == "single_pass" or wanted == "generic" or (choice == "generic" and long)
+    compiles = compiles and optimizer.granularity == "element"
     if compiles and kernels.can_compile(device.type):
         choice = _compile(optimizer, choice, wanted, device, say)
         flat.lay_out(groups, gradients=choice == "single_pass")

@@ -90,6 +90,17 @@ def select(to: Tensor, back: Tensor, keep: Tensor) -> None:
     to.bitwise_xor_(back).bitwise_and_(keep).bitwise_xor_(back)
 
 
+def stretch(news: list[Tensor], olds: list[Tensor], p: float) -> None:
+    """``old + (new - old) * (1 / p)`` in place of each of ``news``: the base's move, divided by p.
+
+    Never compiled: a compiler may fuse a product and a sum, which rounds once instead of twice.
+    """
+    torch._foreach_sub_(news, olds)
+    for new in news:
+        new.mul_(1 / p)  # of bfloat16, foreach on a CPU would round 1 / p first
+    torch._foreach_add_(news, olds)
+
+
 def can_compile(device: str) -> bool:
     """Whether torch.compile has what it needs here: a C++ compiler, on a GPU Triton too."""
     return COMPILE and _toolchain(device, os.environ.get("CXX", "g++"), os.environ.get("PATH", ""))

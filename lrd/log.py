@@ -102,7 +102,7 @@ class Console(Sink):
     def epoch(self, numbers: Numbers) -> None:
         parts = [f"epoch {numbers['epoch']:>{len(str(self.epochs))}}/{self.epochs}"]
         for name, value in numbers.items():
-            if name.endswith(("_loss", "_accuracy", "_miou", "_map")):
+            if name.endswith(("_loss", "_accuracy", "_miou", "_map", "_basin")):
                 parts.append(f"{name.replace('_', ' ')} {value:.4g}")
         line = "  ".join([*parts, f"{numbers['seconds']:.1f} s"])
         if self.bar is not None:

@@ -7,8 +7,14 @@ mask after every right shift, so that eager torch, a compiled kernel and plain P
 for bit, and so that it fills vector registers.
 """
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+
+# What of a parameter is kept or dropped together.
+GRANULARITIES = ("element", "row", "tensor")
 
 _LOW = 0xFFFFFFFF
 _64 = 0xFFFFFFFFFFFFFFFF
@@ -66,18 +72,35 @@ def rounds(x: Tensor, low: int | Tensor, high: int | Tensor) -> Tensor:
     return _fold(x, 14)
 
 
-def bits(*words: int | str, start: int, count: int, device: torch.device | str) -> Tensor:
+def bits(
+    *words: int | str, start: int, count: int, device: torch.device | str, every: int = 1
+) -> Tensor:
     """int32 of shape (count,): 32 random bits for each 64-bit index from ``start`` on.
 
     ``words`` name the stream, as in :func:`key`; the high half of the index is one more word.
+    The indices are ``start``, ``start + every``, ``start + 2 every`` and so on.
     """
-    stop = start + count
-    if start >> 32 != max(start, stop - 1) >> 32:
-        edge = (start >> 32) + 1 << 32
-        head = bits(*words, start=start, count=edge - start, device=device)
-        return torch.cat([head, bits(*words, start=edge, count=stop - edge, device=device)])
-    index = torch.arange(count, dtype=torch.int32, device=device).add_(signed(start))
-    return mix(index, key(*words, start >> 32))
+    if start >> 32 != max(start, start + (count - 1) * every) >> 32:
+        before = -((start - ((start >> 32) + 1 << 32)) // every)  # those below the edge
+        head = bits(*words, start=start, count=before, device=device, every=every)
+        rest = dict(start=start + before * every, count=count - before, every=every)
+        return torch.cat([head, bits(*words, device=device, **rest)])
+    index = torch.arange(count, dtype=torch.int32, device=device)
+    if every != 1:
+        index.mul_(signed(every))
+    return mix(index.add_(signed(start)), key(*words, start >> 32))
+
+
+def unit_size(shape: Sequence[int], granularity: str) -> int:
+    """How many elements of a parameter, neighbours in row-major order, have one bit of the mask.
+
+    ``element``: 1, as in the paper. ``row``: those that share an index in the first dimension, such
+    as a neuron's or a filter's incoming weights; a vector's elements are rows of their own.
+    ``tensor``: all of them. At least 1.
+    """
+    if granularity == "element":
+        return 1
+    return max(1, math.prod(shape if granularity == "tensor" else shape[1:]))
 
 
 def keep_bits(
@@ -115,16 +138,32 @@ def keep_mask(
 
 
 def count_kept(
-    seed: int, step: int, p: float, *, start: int, count: int, device: torch.device | str = "cpu"
+    seed: int,
+    step: int,
+    p: float,
+    *,
+    start: int,
+    count: int,
+    device: torch.device | str = "cpu",
+    unit: int = 1,
 ) -> int:
-    """How many of the elements start ... start + count - 1 the mask keeps; waits for the device."""
+    """How many of the elements start ... start + count - 1 the mask keeps; waits for the device.
+
+    Each ``unit`` of them has the bit of its first one.
+    """
     if p == 1:
         return count
-    kept, chunk = 0, 1 << 22
-    for first in range(start, start + count, chunk):
-        size = min(chunk, start + count - first)
-        kept -= int(keep_bits(seed, step, p, start=first, count=size, device=device).sum())
-    return kept
+    kept, chunk, units = 0, 1 << 22, count // unit
+    for first in range(0, units, chunk):
+        some = bits(
+            *(seed, step),
+            start=start + first * unit,
+            count=min(chunk, units - first),
+            device=device,
+            every=unit,
+        )
+        kept -= int(keep_words(some, keep_below(p)).sum())
+    return kept * unit
 
 
 def draw(index: Tensor, high: int, *words: int | str) -> Tensor:

@@ -1,7 +1,9 @@
-"""Learning rate schedules: a factor on every group's initial rate, per step of the run."""
+"""Schedules, per step of the run: a factor on every group's initial rate; the keep probability."""
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 
 class Schedule(ABC):
@@ -42,3 +44,29 @@ class Poly(Schedule):
 
     def __call__(self, step: int, total: int) -> float:
         return max(0.0, 1 - step / total) ** self.power
+
+
+# How far p has come from its first value to its last, x of the run being done.
+RAMPS: dict[str, Callable[[float], float]] = {
+    "constant": lambda x: 0.0,
+    "linear": lambda x: x,
+    "cosine": lambda x: (1 - math.cos(math.pi * x)) / 2,
+}
+
+
+@dataclass(frozen=True)
+class KeepProbability:
+    """p over a run: ``p_t = p + (p_end - p) ramp(t / T)``, constant in the paper.
+
+    T is the run's number of steps: the first one (t = 0) has ``p``, and ``p_end`` is reached after
+    the last one. A function of t alone, so a resume needs no state. A parameter group with a p of
+    its own keeps it.
+    """
+
+    p: float
+    p_end: float = 1.0
+    schedule: str = "constant"
+
+    def __call__(self, step: int, total: int) -> float:
+        """p of ``step`` (from 0) of a run of ``total`` steps."""
+        return self.p + (self.p_end - self.p) * RAMPS[self.schedule](step / total)

@@ -61,16 +61,18 @@ class SinglePass:
             and all(param.grad is grad for param, grad in self._grads)
         )
 
-    def prepare(self, seed: int, step: int, p: float) -> None:
+    def prepare(self, seed: int, step: int, p: float, rescale: bool = False) -> None:
         """Write what the kernels must know of LRD's step ``step``; nothing waits for the device.
 
-        ``p`` is that of the groups which have none of their own.
+        ``p`` is that of the groups which have none of their own. To ``rescale`` is to take the rate
+        1/p times as large: an update of any rule is proportional to it, and no moment knows it.
         """
         for b in self.buffers:
             b.t += 1
-            _put(b.scalars, b.rule.scalars(b.group, b.t), torch.float32)
-            word = kernels.words(seed, step, b.high, b.group.get("p", p))
-            _put(b.word, word, torch.int32)
+            own = b.group.get("p", p)
+            group = {**b.group, "lr": b.group["lr"] / own} if rescale else b.group
+            _put(b.scalars, b.rule.scalars(group, b.t), torch.float32)
+            _put(b.word, kernels.words(seed, step, b.high, own), torch.int32)
 
     def launch(self) -> None:
         """Move weights, moments and the base's step counts; ``captured``, as one CUDA graph."""

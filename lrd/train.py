@@ -22,7 +22,7 @@ from lrd.masks import key
 from lrd.optim import LRDropout
 from lrd.progress import Progress
 from lrd.regularizers import Regularizer
-from lrd.schedules import Schedule
+from lrd.schedules import KeepProbability, Schedule
 from lrd.task import Batch, Step, Task
 
 
@@ -32,7 +32,8 @@ class Trainer:
 
     ``safe_point`` is called where :meth:`state` is whole: after each step and, since evaluation
     changes nothing that counts, before each of its batches; ``after_epoch`` once the epoch is
-    logged. Either may raise to end the run.
+    logged. Either may raise to end the run. ``keep`` is p over the run, by default the optimizer's
+    own throughout.
     """
 
     task: Task
@@ -44,6 +45,7 @@ class Trainer:
     seed: int
     epochs: int
     max_steps: int | None = None
+    keep: KeepProbability | None = None
     bf16: bool = False
     eval_every: int = 1
     pictures_every: int = 0
@@ -58,6 +60,8 @@ class Trainer:
     def __post_init__(self) -> None:
         total = self.epochs * self.task.steps_per_epoch
         self.steps = min(total, self.max_steps or total)
+        keep = self.keep or KeepProbability(self.optimizer.p)
+        self.keep_probability = lambda step: keep(step, total)
         self.scheduler = LambdaLR(self.optimizer, lambda step: self.schedule(step, total))
         self.metrics, self.final_metrics = (
             {name: metric.to(self.device) for name, metric in metrics.items()}
@@ -86,6 +90,7 @@ class Trainer:
                 step, loss = self.gradients(batch)  # f_t(W_{t-1}) and G_t
                 for regularizer in self.regularizers:
                     regularizer.on_gradients(self.optimizer, at.total)
+                self.optimizer.p = self.keep_probability(at.total)
                 self.optimizer.step()  # M_t, V_t, D_t and W_t = W_{t-1} - alpha D_t dW_t
                 self.scheduler.step()
                 at.add(step, loss, len(batch))

@@ -10,6 +10,7 @@ from torch import Tensor
 from lrd import LRDropout
 from lrd.masks import keep_mask
 from lrd.rmsprop import RMSpropDecayInMoment
+from lrd.schedules import KeepProbability
 
 Rule = Callable[[Tensor, Tensor, dict[str, Any], int], Tensor]
 
@@ -57,15 +58,31 @@ def gradient(w: Tensor, t: int) -> Tensor:
     return (w - aim.to(w.dtype)) * torch.linspace(0.1, 2, w.numel()).to(w.dtype).view(w.shape)
 
 
-def naive(rule: Rule, p: float, steps: int, shapes: list[tuple[int, ...]]) -> list[Tensor]:
-    """Algorithm 1: W_t = W_{t-1} - alpha D_t * dW_t, every moment from every gradient."""
+def naive(
+    rule: Rule,
+    p: Callable[[int], float],
+    steps: int,
+    shapes: list[tuple[int, ...]],
+    granularity: str = "element",
+    rescale: bool = False,
+) -> list[Tensor]:
+    """Algorithm 1: W_t = W_{t-1} - alpha D_t * dW_t, every moment from every gradient.
+
+    Beyond it, p may depend on the step, a row or tensor has the bit of its first element, and D_t
+    is 1/p where it was 1.
+    """
     weights = [torch.ones(s, dtype=torch.float64) for s in shapes]
     states: list[dict[str, Any]] = [{} for _ in shapes]
     for t in range(1, steps + 1):
         start = 0
         for k, w in enumerate(weights):
-            keep = keep_mask(7, t - 1, p, start=start, count=w.numel()).view(w.shape)
-            weights[k] = w - 0.01 * keep * rule(gradient(w, t), w, states[k], t)
+            keep = keep_mask(7, t - 1, p(t), start=start, count=w.numel()).view(w.shape)
+            if granularity == "row":
+                keep = torch.stack([torch.full_like(row, bool(row.flatten()[0])) for row in keep])
+            elif granularity == "tensor":
+                keep = torch.full_like(keep, bool(keep.flatten()[0]))
+            d = keep.double() / p(t) if rescale else keep.double()
+            weights[k] = w - 0.01 * d * rule(gradient(w, t), w, states[k], t)
             start += w.numel()
     return weights
 
@@ -81,8 +98,30 @@ def test_fifty_steps_follow_algorithm_1(name: str, p: float):
         for param in params:
             param.grad = gradient(param.detach(), t)
         lrd.step()
-    for param, reference in zip(params, naive(rule, p, 50, shapes), strict=True):
+    for param, reference in zip(params, naive(rule, lambda t: p, 50, shapes), strict=True):
         torch.testing.assert_close(param.double(), reference, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("granularity", ["element", "row", "tensor"])
+@pytest.mark.parametrize("rescale", [False, True])
+@pytest.mark.parametrize("name", CASES)
+def test_fifty_steps_follow_what_goes_beyond_it(name: str, rescale: bool, granularity: str):
+    """With p from 0.4 at the first of 50 steps to 1 after the last."""
+    rule, make = CASES[name]
+    shapes = [(20, 10), (30,), (2, 3, 4, 5)]
+    params = [torch.ones(s).requires_grad_() for s in shapes]
+    lrd = LRDropout(make(params), seed=7, granularity=granularity, rescale=rescale)
+    for t in range(1, 51):
+        lrd.p = KeepProbability(0.4, 1.0, "linear")(t - 1, 50)
+        for param in params:
+            param.grad = gradient(param.detach(), t)
+        lrd.step()
+
+    def p(t: int) -> float:
+        return 0.4 + 0.6 * (t - 1) / 50
+
+    for param, twin in zip(params, naive(rule, p, 50, shapes, granularity, rescale), strict=True):
+        torch.testing.assert_close(param.double(), twin, rtol=1e-4, atol=1e-5)
 
 
 def test_the_authors_arm_differs_from_rmsprop_only_by_the_decay_in_the_move():

@@ -3,18 +3,27 @@
 import pytest
 
 from lrd.compose import compose, read
+from lrd.config import LRD
+from lrd.identity import fingerprint, identity
+from lrd.masks import GRANULARITIES
+from lrd.schedules import RAMPS
 
 ERRORS = {
     "lrd.p=0": "lrd.p must be in (0, 1] (the probability to KEEP an update), got 0.0",
     "lrd.p=1.5": "lrd.p must be in (0, 1] (the probability to KEEP an update), got 1.5",
     "lrd.p=nan": "lrd.p must be in (0, 1] (the probability to KEEP an update), got nan",
     "lrd.p=abc": "lrd.p=abc: Value 'abc' of type 'str' could not be converted to Float",
+    "lrd.granularity=column": "lrd.granularity must be one of element, row, tensor, got column",
+    "lrd.rescale=maybe": "lrd.rescale=maybe: Value 'maybe' is not a valid bool",
+    "lrd.schedule=poly": "lrd.schedule must be one of constant, linear, cosine, got poly",
+    "lrd.p_end=0": "lrd.p_end must be in (0, 1] (the p after the last step), got 0.0",
+    "lrd.p_end=0.3": "lrd.p_end must be left out under lrd.schedule=constant (choose linear or",
     "lrd.q=1": "lrd.q is no setting; did you mean lrd.p? There are: lrd.p",
     "+lrd.q=1": "lrd.q is no setting; did you mean lrd.p? There are: lrd.p",
-    "+foo=1": "foo is no setting. There are: seed, scale, lrd, train,",
+    "+foo=1": "foo is no setting. There are: seed, scale, lr_factor, lrd, train,",
     "train.precison=tf32": "train.precison is no setting; did you mean train.precision?",
     "optim=foo": "optim=foo is no choice of optim; there are: adam, amsgrad, radam,",
-    "+experiment=foo": "experiment=foo is no choice of experiment; there are: fast_cifar10,",
+    "+experiment=foo": "experiment=foo is no choice of experiment; there are: all_classification,",
     "optim.lrr=1": "optim.lrr is no setting here; python run.py --cfg job shows those that are",
     "train.epochs=-1": "train.epochs must be at least 1, got -1",
     "train.epochs=1.5": "could not be converted to Integer",
@@ -95,3 +104,32 @@ def test_the_data_folder_comes_from_the_environment(monkeypatch: pytest.MonkeyPa
     assert read(compose([])).data.root == "/some/where"
     monkeypatch.delenv("LRD_DATA")
     assert read(compose([])).data.root == "data"
+
+
+def test_lr_factor_is_multiplied_into_the_rate():
+    """So that a run at half the rate is one run, however it was asked for."""
+    half, same = read(compose(["lr_factor=0.5"])), read(compose(["optim.lr=0.0005"]))
+    assert half.optim["lr"] == 0.0005 and identity(half) == identity(same)
+    with pytest.raises(ValueError, match="lr_factor must be above 0, got 0"):
+        read(compose(["lr_factor=0"]))
+    with pytest.raises(ValueError, match="lr_factor must have an optim.lr to multiply, got .*None"):
+        read(compose(["optim.lr=null", "lr_factor=2"]))
+
+
+def test_what_goes_beyond_the_paper_is_part_of_a_runs_identity_where_it_is_asked_for():
+    def mark(*overrides: str) -> str:
+        return fingerprint(identity(read(compose(overrides))))
+
+    defaults = ["lrd.granularity=element", "lrd.rescale=false", "lrd.schedule=constant"]
+    assert mark(*defaults, "lrd.p_end=1") == mark()
+    others = [["lrd.granularity=row"], ["lrd.granularity=tensor"], ["lrd.rescale=true"]]
+    others += [["lrd.schedule=linear"], ["lrd.schedule=cosine"]]
+    others += [["lrd.schedule=cosine", "lrd.p_end=0.9"]]
+    assert len({mark(), *(mark(*other) for other in others)}) == 7
+
+
+def test_the_settings_have_the_options_that_the_optimizer_has():
+    for granularity in GRANULARITIES:
+        assert LRD(granularity=granularity).granularity == granularity
+    for schedule in RAMPS:
+        assert LRD(schedule=schedule).schedule == schedule

@@ -63,6 +63,22 @@ def test_without_lrd_nothing_is_compiled_or_moved(monkeypatch: pytest.MonkeyPatc
 
 
 @needs_compiler
+def test_a_p_that_falls_from_one_needs_its_compiler(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(kernels.WORTH, "cpu", 1)
+    lrd = adam()
+    lrd.p = 1.0
+    assert implement(lrd, "auto", None, 10, least=0.5) == "single_pass"
+    paths = []
+    for p in (1.0, 0.75, 0.5, 1.0):
+        lrd.p = p
+        lrd.zero_grad()
+        lrd.param_groups[0]["params"][0].square().sum().backward()
+        lrd.step()
+        paths.append(lrd.path)
+    assert paths == ["base", "single_pass", "single_pass", "base"]
+
+
+@needs_compiler
 def test_a_compiler_that_fails_is_done_without(monkeypatch: pytest.MonkeyPatch):
     def fail(*args: Any) -> None:
         raise RuntimeError("g++: no such instruction\nand more")

@@ -6,7 +6,19 @@ import pytest
 import torch
 from scipy import stats
 
-from lrd.masks import bits, count_kept, draw, keep_bits, keep_mask, key, mix, rounds, signed
+from lrd.masks import (
+    GRANULARITIES,
+    bits,
+    count_kept,
+    draw,
+    keep_bits,
+    keep_mask,
+    key,
+    mix,
+    rounds,
+    signed,
+    unit_size,
+)
 
 N = 1 << 20
 
@@ -166,6 +178,35 @@ def test_kept_elements_are_counted_by_the_mask(count: int):
     expected = int(keep_mask(5, 9, 0.3, start=3, count=count).sum())
     assert count_kept(5, 9, 0.3, start=3, count=count) == expected
     assert count_kept(5, 9, 1.0, start=3, count=count) == count
+
+
+@pytest.mark.parametrize("start", [0, 17, 2**32 - 10, 2**33 - 1])
+@pytest.mark.parametrize("every", [1, 2, 27, 2**20 + 3, 2**31 - 1, 2**31 + 5, 2**32, 2**33 + 1])
+def test_every_so_many_of_the_indices(start: int, every: int):
+    ours = bits(5, 9, start=start, count=20, device="cpu", every=every)
+    apart = [bits(5, 9, start=start + k * every, count=1, device="cpu") for k in range(20)]
+    assert torch.equal(ours, torch.cat(apart))
+
+
+def test_units_are_rows_of_the_first_dimension_or_the_whole():
+    sizes = {
+        (64, 3, 7, 7): (1, 147, 9408),
+        (10, 20): (1, 20, 200),
+        (5,): (1, 1, 5),
+        (): (1, 1, 1),
+        (0, 4): (1, 4, 1),
+        (4, 0): (1, 1, 1),
+    }
+    for shape, expected in sizes.items():
+        assert tuple(unit_size(shape, g) for g in GRANULARITIES) == expected
+
+
+@pytest.mark.parametrize("unit", [1, 3, 250])
+def test_elements_kept_by_units_are_counted_by_their_first_ones(unit: int):
+    whole = keep_mask(5, 9, 0.3, start=2**32 - 300, count=750)
+    assert count_kept(5, 9, 0.3, start=2**32 - 300, count=750, unit=unit) == unit * int(
+        whole[::unit].sum()
+    )
 
 
 @pytest.mark.gpu

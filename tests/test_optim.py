@@ -40,6 +40,14 @@ BASES: dict[str, tuple[type[Optimizer], dict[str, Any]]] = {
     "Muon": (getattr(torch.optim, "Muon", torch.optim.SGD), dict(lr=0.01)),
     "LBFGS": (torch.optim.LBFGS, dict(lr=0.1, max_iter=3)),
 }
+# The paper's, and what goes beyond it.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "paper": {},
+    "row": dict(granularity="row"),
+    "tensor": dict(granularity="tensor"),
+    "rescaled": dict(rescale=True),
+    "row rescaled": dict(granularity="row", rescale=True),
+}
 FORMS = [
     (name, form)
     for name, (kind, _) in BASES.items()
@@ -98,29 +106,49 @@ def same(a: Any, b: Any) -> bool:
     return a == b
 
 
-def masks(params: list[Tensor], step: int, p: float = P) -> list[Tensor]:
-    """The masks by the definition of the global index."""
-    starts = [sum(q.numel() for q in params[:i]) for i in range(len(params))]
-    return [
-        keep_mask(SEED, step, p, start=s, count=q.numel()).view(q.shape)
-        for s, q in zip(starts, params, strict=True)
-    ]
+def masks(params: list[Tensor], step: int, granularity: str = "element") -> list[Tensor]:
+    """The masks by the definition of the global index, unit by unit: each as its first element."""
+    made, start = [], 0
+    for param in params:
+        count = param.numel()
+        if granularity == "element":
+            mask = keep_mask(SEED, step, P, start=start, count=count)
+        else:
+            mask, size = torch.zeros(count, dtype=torch.bool), units(param, granularity)
+            for first in range(0, count, size):
+                bit = keep_mask(SEED, step, P, start=start + first, count=1)
+                mask[first : first + size] = bit
+        made.append(mask.view(param.shape))
+        start += count
+    return made
 
 
+def units(param: Tensor, granularity: str) -> int:
+    """Elements of one unit."""
+    whole, row = param.numel(), param[0].numel() if param.dim() else 1
+    return {"element": 1, "row": row, "tensor": whole}[granularity]
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("name", BASES)
-def test_p_one_is_bitwise_the_base(name: str):
+def test_p_one_is_bitwise_the_base(name: str, options: dict[str, Any]):
     plain, wrapped = tensors(name), tensors(name)
-    base, lrd = make(name, plain), LRDropout(make(name, wrapped), p=1.0, seed=SEED)
+    base = make(name, plain)
+    lrd = LRDropout(make(name, wrapped), p=1.0, seed=SEED, **options)
     advance(base, plain, 0, 5)
     advance(lrd, wrapped, 0, 5)
     assert same(plain, wrapped)
     assert same(base.state_dict()["state"], lrd.state_dict()["state"])
 
 
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("name", BASES)
-def test_kept_elements_move_as_the_base_would_and_dropped_ones_stay(name: str):
-    params = tensors(name)
-    lrd = LRDropout(make(name, params), p=P, seed=SEED)
+def test_kept_elements_move_as_the_base_would_and_dropped_ones_stay(
+    name: str, options: dict[str, Any]
+):
+    """Rescaled, they move 1/p as far: compared with that in float64."""
+    params, granularity = tensors(name), options.get("granularity", "element")
+    lrd = LRDropout(make(name, params), p=P, seed=SEED, **options)
     kept = total = 0
     for step in range(4):
         twin_params = [p.detach().clone().requires_grad_() for p in params]
@@ -130,28 +158,36 @@ def test_kept_elements_move_as_the_base_would_and_dropped_ones_stay(name: str):
         advance(lrd, params, step, 1)
         advance(twin, twin_params, step, 1)
         for param, moved, old, mask in zip(
-            params, twin_params, before, masks(params, step), strict=True
+            params, twin_params, before, masks(params, step, granularity), strict=True
         ):
-            assert torch.equal(param[mask], moved[mask])
+            if "rescale" in options:
+                move = (moved.double() - old.double()) / P
+                torch.testing.assert_close(
+                    param[mask].double(), (old + move)[mask], rtol=1e-6, atol=1e-6
+                )
+            else:
+                assert torch.equal(param[mask], moved[mask])
             assert torch.equal(param[~mask], old[~mask])
-            kept, total = kept + int(mask.sum()), total + mask.numel()
+            size = units(param, granularity)
+            kept, total = kept + int(mask.sum()) // size, total + mask.numel() // size
         went = torch.cat([(a != b).flatten() for a, b in zip(twin_params, before, strict=True)])
         assert went.float().mean() > 0.3, "the base hardly moved, so nothing was tested"
         assert same(lrd.base.state_dict()["state"], twin.state_dict()["state"])
     assert abs(kept - total * P) < 5 * math.sqrt(total * P * (1 - P))
 
 
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("name", BASES)
-def test_a_resume_is_bitwise_the_uninterrupted_run(name: str, tmp_path):
+def test_a_resume_is_bitwise_the_uninterrupted_run(name: str, options: dict[str, Any], tmp_path):
     straight = tensors(name)
-    advance(LRDropout(make(name, straight), p=P, seed=SEED), straight, 0, 6)
+    advance(LRDropout(make(name, straight), p=P, seed=SEED, **options), straight, 0, 6)
     first = tensors(name)
-    lrd = LRDropout(make(name, first), p=P, seed=SEED)
+    lrd = LRDropout(make(name, first), p=P, seed=SEED, **options)
     advance(lrd, first, 0, 3)
     torch.save({"params": first, "optimizer": lrd.state_dict()}, tmp_path / "c.pt")
     saved = torch.load(tmp_path / "c.pt", weights_only=True)
     second = saved["params"]
-    resumed = LRDropout(make(name, second), p=0.9, seed=99)  # the saved p and seed win
+    resumed = LRDropout(make(name, second), p=0.9, seed=99)  # what is saved wins
     resumed.load_state_dict(saved["optimizer"])
     advance(resumed, second, 3, 3)
     assert same(straight, second)
@@ -215,3 +251,20 @@ def test_bases_that_cannot_be_wrapped_are_refused():
         LRDropout(LRDropout(torch.optim.SGD([param])))
     with pytest.raises(ValueError, match="differentiable=False"):
         LRDropout(torch.optim.Adam([param], differentiable=True))
+
+
+def test_options_that_do_not_exist_are_refused():
+    def with_(**options: Any) -> LRDropout:
+        return LRDropout(torch.optim.SGD([torch.zeros(2)], lr=0.1), **options)
+
+    text = "granularity must be one of element, row, tensor, got column"
+    with pytest.raises(ValueError, match=text):
+        with_(granularity="column")
+    with pytest.raises(ValueError, match="rescale must be one of True, False, got 2"):
+        with_(rescale=2)
+    later = {**with_().state_dict(), "lrd": {"p": 0.5, "granularity": "column"}}
+    lrd = with_()
+    with pytest.raises(ValueError, match=text):
+        lrd.load_state_dict(later)
+    with pytest.raises(ValueError, match="single_pass must have granularity=element.*got row: use"):
+        with_(implementation="single_pass", granularity="row")

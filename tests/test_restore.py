@@ -2,15 +2,18 @@
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.utils import counters
 
 from lrd import LRDropout, flat, kernels
 from lrd.masks import keep_mask
 from lrd.reference import NaiveSnapshot, Span
 from lrd.restore import SMALL, Snapshot
+from lrd.units import UnitSnapshot
 
 P, SEED, STEP = 0.6, 5, 9
 # Around every edge: a row, the packing of small ones, a chunk; nothing, and one element.
@@ -103,28 +106,77 @@ def test_infinities_and_nans_come_back_to_the_bit():
         assert torch.equal(tensor.view(torch.int32)[~mask], odd.view(torch.int32)[~mask])
 
 
-def after(implementation: str, lay: Callable[..., None] | None = None) -> list[Tensor]:
+OPTIONS: dict[str, dict[str, Any]] = {
+    "paper": {},
+    "row": dict(granularity="row"),
+    "tensor": dict(granularity="tensor"),
+    "rescaled": dict(rescale=True),
+    "row rescaled": dict(granularity="row", rescale=True),
+}
+
+
+def after(
+    implementation: str, lay: Callable[..., None] | None = None, **options: Any
+) -> list[Tensor]:
+    """Weights after five steps, each with a p of its own, of many kinds of parameters."""
     torch.manual_seed(0)
-    params = [torch.randn(s, requires_grad=True) for s in ((300, 70), (70,), (5, 3, 3, 3))]
-    base = torch.optim.NAdam(params, lr=0.01)
+    shapes = ((300, 70), (70,), (5, 3, 3, 3), ())
+    params = [torch.randn(s, requires_grad=True) for s in shapes]
+    params += [torch.randn(30, 40).t().requires_grad_(), torch.randn(9, 8)[:, ::2].requires_grad_()]
+    params += [torch.randn(7, 6, dtype=torch.complex64).requires_grad_()]
+    params += [torch.randn(50, 3).to(torch.bfloat16).requires_grad_()]
+    groups = [{"params": params[:3]}, {"params": params[3:], "p": 0.3}]
+    base = torch.optim.RMSprop(groups, lr=0.01, momentum=0.9, foreach=False)
     if lay is not None:
         lay(base.param_groups)
-    lrd = LRDropout(base, p=P, seed=SEED, implementation=implementation)
-    for _ in range(5):
+    lrd = LRDropout(base, p=P, seed=SEED, implementation=implementation, **options)
+    for step in range(5):
+        lrd.p = P + 0.05 * step
         lrd.zero_grad()
-        sum(((p - 1) ** 2).sum() for p in params).backward()  # type: ignore[union-attr]
+        torch.stack([(q - 1).abs().square().sum().float() for q in params]).sum().backward()
         lrd.step()
     assert lrd.path == ("reference" if implementation == "reference" else "generic")
     return [p.detach() for p in params]
 
 
-def test_generic_in_every_form_is_the_reference_to_the_bit(monkeypatch: pytest.MonkeyPatch):
-    reference = after("reference")
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_generic_in_every_form_is_the_reference_to_the_bit(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+):
+    reference = after("reference", **options)
     monkeypatch.setitem(kernels.WORTH, "cpu", 40_000)  # auto compiles from the second step on
-    forms = [after("generic"), after("auto"), after("generic", flat.lay_out)]
+    forms = [after("generic", **options), after("auto", **options)]
+    forms += [after("generic", flat.lay_out, **options)]
     monkeypatch.setattr(kernels, "COMPILE", False)
-    for params in (*forms, after("generic"), after("auto")):
+    for params in (*forms, after("generic", **options), after("auto", **options)):
         assert all(torch.equal(a, b) for a, b in zip(params, reference, strict=True))
+
+
+@pytest.mark.skipif(not kernels.can_compile("cpu"), reason="needs a C++ compiler")
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_as_p_changes_nothing_is_compiled_or_prepared_anew(options: dict[str, Any]):
+    """Nor is anything mistaken where, for one step, p is that of a group which has its own."""
+
+    def steps(implementation: str) -> tuple[list[Tensor], list[Any]]:
+        params = [numbers(300, SMALL // 300 + 1).requires_grad_() for _ in range(2)]
+        groups = [{"params": params[:1]}, {"params": params[1:], "p": 0.25}]
+        base = torch.optim.SGD(groups, lr=0.1)
+        lrd, snapshots = LRDropout(base, implementation=implementation, **options), []
+        for p in (0.5, 0.55, 0.6, 0.65, 0.25, 0.75):
+            lrd.p = p
+            for param in params:
+                param.grad = torch.ones_like(param)
+            lrd.step()
+            snapshots.append(lrd._generic.snapshot)
+            if len(snapshots) == 1:
+                counters.clear()
+        return [param.detach() for param in params], snapshots
+
+    params, snapshots = steps("generic")
+    assert counters["stats"]["unique_graphs"] == 0
+    assert all(snapshot is snapshots[0] for snapshot in snapshots[:4])
+    for ours, theirs in zip(params, steps("reference")[0], strict=True):
+        assert torch.equal(ours, theirs)
 
 
 @pytest.mark.skipif(not kernels.can_compile("cpu"), reason="needs a C++ compiler")
@@ -132,9 +184,9 @@ def test_auto_compiles_once_there_was_work_enough(monkeypatch: pytest.MonkeyPatc
     asked = []
     original = Snapshot.restore
 
-    def restore(self: Snapshot, seed: int, step: int, compile: bool) -> None:
+    def restore(self: Snapshot, seed: int, step: int, compile: bool, rescale: bool) -> None:
         asked.append(compile)
-        original(self, seed, step, compile)
+        original(self, seed, step, compile, rescale)
 
     monkeypatch.setattr(Snapshot, "restore", restore)
     monkeypatch.setitem(kernels.WORTH, "cpu", 3 * 1000)
@@ -173,6 +225,57 @@ def test_naive_restore_is_the_definition():
     snapshot.restore(SEED, STEP)
     mask = keep_mask(SEED, STEP, P, start=17, count=1000)
     assert torch.equal(tensor, torch.where(mask, -old, old))
+
+
+@pytest.mark.parametrize("granularity", ["row", "tensor"])
+@pytest.mark.parametrize("first", [0, 2**32 - 1000, 2**33 - 1])
+def test_units_against_the_twin(granularity: str, first: int):
+    """Of any type and strides, over an edge of the index too, and rescaled."""
+    tensors = [
+        numbers(60, 50),
+        numbers(40),
+        numbers(70, 30).t(),
+        numbers(4, 8, 16, 6).contiguous(memory_format=torch.channels_last),
+        numbers(64, 100)[:, ::2],
+        torch.complex(numbers(7, 3), numbers(7, 3)),
+        numbers(30, 4).to(torch.bfloat16),
+        torch.tensor(1.5),
+        *(torch.empty(0, 3), torch.empty(3, 0), numbers(1, 5)),
+    ]
+    places, index = [], first
+    for number, tensor in enumerate(tensors):
+        places.append(Span(index, P if number % 2 else 0.3, tensor, granularity))
+        index += tensor.numel()
+    twins = [Span(s.index, s.p, s.tensor.clone(), granularity) for s in places]
+    snapshot = UnitSnapshot(places)
+    for step, rescale in ((STEP, False), (STEP + 1, True)):
+        naive = NaiveSnapshot(twins)
+        for shot, those in ((snapshot, places), (naive, twins)):
+            shot.take()
+            for span in those:
+                span.tensor.mul_(-1.25)
+            shot.restore(SEED, step, rescale=rescale)
+        for ours, theirs in zip(places, twins, strict=True):
+            assert torch.equal(ours.tensor, theirs.tensor)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("granularity", ["row", "tensor"])
+@pytest.mark.parametrize("rescale", [False, True])
+def test_on_a_gpu_the_same_units_are_restored(granularity: str, rescale: bool):
+    shapes, results = [(60, 50), (40,), (4, 3, 5, 5), ()], []
+    for device in ("cpu", "cuda"):
+        places = [
+            Span(1000 * k, P, numbers(*s).to(device), granularity) for k, s in enumerate(shapes)
+        ]
+        snapshot = UnitSnapshot(places)
+        snapshot.take()
+        for span in places:
+            span.tensor.mul_(-1.25)
+        snapshot.restore(SEED, STEP, rescale=rescale)
+        results.append([span.tensor.cpu() for span in places])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
 @pytest.mark.gpu

@@ -63,6 +63,9 @@ def test_what_changes_no_number_is_no_part_of_the_identity(same: str):
         "train.deterministic=true",
         "optim.lr=0.002",
         "optim=amsgrad",
+        "lrd.granularity=row",
+        "lrd.rescale=true",
+        "lrd.schedule=linear",
         "model.hidden=[1000]",
         "schedule=poly",
         "dataset.holdout=10",
@@ -89,15 +92,15 @@ def test_a_new_closed_setting_at_its_default_voids_nothing(monkeypatch: pytest.M
 
     @dataclasses.dataclass
     class Newer(config.LRD):
-        granularity: str = "element"
+        later: str = "no"
 
     newer = read(compose([]))
     old = identity(newer)
     newer.lrd = Newer()
-    defaults = {**module.DEFAULTS, "lrd.granularity": "element"}
+    defaults = {**module.DEFAULTS, "lrd.later": "no"}
     monkeypatch.setattr(module, "DEFAULTS", defaults)
     assert identity(newer) == old
-    newer.lrd = Newer(granularity="row")
+    newer.lrd = Newer(later="yes")
     assert identity(newer) != old
 
 

@@ -2,9 +2,15 @@
 
 import pytest
 import torch
-from torch.optim.lr_scheduler import LambdaLR, MultiStepLR, PolynomialLR
+from torch.optim.lr_scheduler import (
+    CosineAnnealingLR,
+    LambdaLR,
+    LinearLR,
+    MultiStepLR,
+    PolynomialLR,
+)
 
-from lrd.schedules import Constant, Poly, Schedule, Steps
+from lrd.schedules import Constant, KeepProbability, Poly, Schedule, Steps
 
 
 def rates(schedule: Schedule, total: int) -> list[float]:
@@ -58,3 +64,34 @@ def test_wrong_settings_are_refused():
         Steps([100])
     with pytest.raises(ValueError, match="schedule.power must be above 0, got 0"):
         Poly(0)
+
+
+@pytest.mark.parametrize(("p", "end"), [(0.5, 1.0), (1.0, 0.3), (0.2, 0.7), (0.1, 1e-12)])
+def test_a_linear_and_a_cosine_p_are_torchs_rates(p: float, end: float):
+    """torch's schedulers of a rate of 0.1, read as p; and both by hand at a few steps."""
+    linear, cosine = (KeepProbability(p, end, s) for s in ("linear", "cosine"))
+    line = torchs(LinearLR, 40, start_factor=1.0, end_factor=0.5, total_iters=40)
+    wave = torchs(CosineAnnealingLR, 40, T_max=40, eta_min=0.05)
+    for keep, rates_there in ((linear, line), (cosine, wave)):
+        way = [(0.1 - rate) / 0.05 for rate in rates_there]
+        got = [keep(step, 40) for step in range(40)]
+        assert got == pytest.approx([p + (end - p) * w for w in way], abs=1e-9)
+        assert all(0 < q <= 1 for q in got)
+        assert (keep(0, 40), keep(20, 40)) == (p, pytest.approx((p + end) / 2))
+        assert keep(40, 40) == pytest.approx(end, abs=1e-15)
+    assert linear(10, 40) == pytest.approx(0.75 * p + 0.25 * end)
+    assert cosine(10, 40) == pytest.approx(p + (end - p) * (1 - 0.5**0.5) / 2)
+
+
+def test_a_constant_p_is_p_to_the_bit_and_the_default():
+    for p in (0.1, 0.3, 0.7, 1.0):
+        assert {KeepProbability(p)(step, 77) for step in range(78)} == {p}
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_p_stays_in_its_range_to_the_last_of_many_steps(schedule: str):
+    total = 10**9
+    for p, end in ((0.3, 1.0), (1.0, 1e-9), (1e-9, 1.0), (1.0, 1.0)):
+        keep = KeepProbability(p, end, schedule)
+        assert all(0 < keep(step, total) <= 1 for step in (0, 1, total // 3, total - 1))
+    assert KeepProbability(1.0, 1.0, schedule)(total // 3, total) == 1

@@ -162,7 +162,7 @@ def test_a_resume_is_bitwise_the_uninterrupted_run(tmp_path):
 def test_no_schedule_no_scale_no_p_and_no_size_compiles_anew():
     params, lrd = laid("Adam")
     run(params, lrd, 0, 3)
-    assert lrd._snapshot is None  # no copy of the weights is kept
+    assert lrd._generic.snapshot is None  # no copy of the weights is kept
     counters.clear()
     scheduler = torch.optim.lr_scheduler.LambdaLR(lrd, lambda step: 0.9**step)
     scaler = torch.amp.GradScaler("cpu", init_scale=8.0)  # type: ignore[attr-defined]
@@ -173,7 +173,7 @@ def test_no_schedule_no_scale_no_p_and_no_size_compiles_anew():
         scaler.step(lrd)
         scaler.update()
         scheduler.step()
-        lrd.p = 0.9 - 0.1 * (t - 3)
+        lrd.p, lrd.rescale = 0.9 - 0.1 * (t - 3), t % 2 == 1
     for size in (3, 300, 70_000):
         others = [torch.ones(size, requires_grad=True)]
         base = torch.optim.Adam(others, lr=0.5, betas=(0.8, 0.9))
@@ -183,6 +183,29 @@ def test_no_schedule_no_scale_no_p_and_no_size_compiles_anew():
         assert other.path == "single_pass"
     assert lrd.path == "single_pass"
     assert counters["stats"]["unique_graphs"] == 0
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_rescaled_by_a_p_that_changes_it_follows_the_definition(name: str):
+    """In float64: torch's own step, of which what is kept is divided by the step's p."""
+    kind, settings = BASES[name]
+    exact = tensors(torch.float64)
+    torchs = kind(exact, **settings)  # type: ignore[call-arg]
+    params, lrd = laid(name, rescale=True)
+    for t in range(60):
+        lrd.p = 0.9 - 0.6 * t / 60
+        before = [param.detach().clone() for param in params]
+        old = [param.detach().clone() for param in exact]
+        run(params, lrd, t, 1)
+        run(exact, torchs, t, 1)
+        for param, was, ref, back, mask in zip(
+            params, before, exact, old, masks(t, lrd.p), strict=True
+        ):
+            ref.data.copy_(torch.where(mask, back + (ref.data - back) / lrd.p, back))
+            assert torch.equal(param[~mask], was[~mask]), "a dropped element moved"
+        assert lrd.path == ("generic" if t == 0 and lrd.state else "single_pass")
+    for param, ref in zip(params, exact, strict=True):
+        torch.testing.assert_close(param.double(), ref, rtol=2e-4, atol=2e-5)
 
 
 def test_groups_keep_their_own_settings():

@@ -1,6 +1,7 @@
 """The loop around a task: order of events, sums, resume, determinism, the data it sees."""
 
 import itertools
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from lrd.build import compile_forward
 from lrd.log import Sink
 from lrd.regularizers import Regularizer
 from lrd.runs import TIMES
-from lrd.schedules import Constant, Schedule, Steps
+from lrd.schedules import Constant, KeepProbability, Schedule, Steps
 from lrd.task import Batch, Score, Step, Task, epoch_order
 from lrd.train import Trainer
 
@@ -71,7 +72,12 @@ class Memory(Sink):
         self.lines.append({k: v for k, v in numbers.items() if k not in TIMES})
 
 
-def trainer(epochs: int = 4, schedule: Schedule | None = None, **settings: Any) -> Trainer:
+def trainer(
+    epochs: int = 4,
+    schedule: Schedule | None = None,
+    options: dict[str, Any] | None = None,
+    **settings: Any,
+) -> Trainer:
     task = Regression()
     torch.manual_seed(5)
     model = task.model()
@@ -80,7 +86,7 @@ def trainer(epochs: int = 4, schedule: Schedule | None = None, **settings: Any) 
     return Trainer(
         task=task,
         model=model,
-        optimizer=LRDropout(base, p=0.5, seed=5),
+        optimizer=LRDropout(base, p=0.5, seed=5, **(options or {})),
         schedule=schedule or Constant(),
         device=torch.device("cpu"),
         seed=5,
@@ -141,13 +147,20 @@ def test_the_test_score_is_the_models_in_eval_mode():
     assert lines(ours)[-1]["test_mse"] == pytest.approx(expected)
 
 
+BEYOND = dict(
+    keep=KeepProbability(0.3, 0.9, "cosine"), options=dict(granularity="row", rescale=True)
+)
+
+
+@pytest.mark.parametrize("settings", [{}, BEYOND], ids=["paper", "beyond"])
 @pytest.mark.parametrize(
     ("stop", "max_steps"), [*((s, None) for s in range(1, 15)), (7, 9), (8, 9), (9, 9), (7, 7)]
 )
 def test_a_run_stopped_after_any_step_goes_on_bitwise(
-    stop: int, max_steps: int | None, tmp_path: Path
+    stop: int, max_steps: int | None, settings: dict[str, Any], tmp_path: Path
 ):
-    straight = trainer(epochs=2, max_steps=max_steps)
+    settings = {**settings, "max_steps": max_steps}
+    straight = trainer(epochs=2, **settings)
     straight.run()
 
     class Stop(Exception):
@@ -158,10 +171,10 @@ def test_a_run_stopped_after_any_step_goes_on_bitwise(
             torch.save(now.state(), tmp_path / "state.pt")
             raise Stop
 
-    first = trainer(epochs=2, max_steps=max_steps, safe_point=safe_point)
+    first = trainer(epochs=2, safe_point=safe_point, **settings)
     with pytest.raises(Stop):
         first.run()
-    second = trainer(epochs=2, max_steps=max_steps)
+    second = trainer(epochs=2, **settings)
     second.load(torch.load(tmp_path / "state.pt", weights_only=True))
     second.run()
     assert torch.equal(weights(straight), weights(second))
@@ -247,6 +260,32 @@ def test_the_share_kept_is_logged():
         lines(ours)[0]["fraction_kept"]
         == keep_mask(5, 6, 0.5, start=0, count=count).double().mean().item()
     )
+
+
+@pytest.mark.parametrize("max_steps", [None, 9])
+def test_p_goes_by_its_schedule_over_the_whole_run(max_steps: int | None):
+    """Of 3 epochs of 7 steps, wherever ``max_steps`` ends them; a group's own p stays."""
+    ours, seen = trainer(epochs=3, keep=KeepProbability(0.2, 0.8, "linear")), []
+    ours.max_steps = max_steps
+    ours.safe_point = lambda now: seen.append(now.optimizer.p)
+    ours.optimizer.param_groups[0]["p"] = 0.6
+    ours.run()
+    each = [0.2 + 0.6 * step / 21 for step in range(21)][:max_steps]
+    steps = [p for p, before in zip(seen, [None, *seen], strict=False) if p != before]
+    assert steps == pytest.approx(each)
+    assert ours.optimizer.param_groups[0]["p"] == 0.6
+    assert lines(ours)[-1]["fraction_kept"] == pytest.approx(0.6, abs=0.15)
+
+
+def test_a_p_by_schedule_is_that_of_a_loop_by_hand():
+    ours = trainer(epochs=2, keep=KeepProbability(0.2, 0.8, "cosine"))
+    ours.run()
+    twin = trainer(epochs=2)
+    ps = iter([0.2 + 0.6 * (1 - math.cos(math.pi * step / 14)) / 2 for step in range(14)])
+    twin.optimizer.register_step_pre_hook(lambda lrd, *_: setattr(lrd, "p", next(ps)))
+    twin.run()
+    assert torch.equal(weights(ours), weights(twin))
+    assert lines(ours) == lines(twin)
 
 
 def test_a_compiled_model_is_compiled_for_whole_batches_alone():
