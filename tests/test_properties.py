@@ -18,7 +18,7 @@ from lrd.identity import fingerprint, flatten, identity
 GROUPS = ["task", "dataset", "model", "optim", "schedule", "regularizer", "train", "+experiment"]
 OPTIONS = [
     *("digits", "mnist", "cifar10", "fcnet", "resnet18", "adam", "radam", "sgdm", "constant"),
-    *("steps", "poly", "none", "paper", "smoke", "table1_mnist", "", "../config", "[a,b]"),
+    *("steps", "poly", "none", "paper", "smoke", "table1_mnist", "toy", "", "../config", "[a,b]"),
 ]
 SETTINGS = [
     *(name for name in flatten(asdict(Config())) if "." in name),

@@ -1,0 +1,162 @@
+"""The paper's toy example (section 3.2, equation 3, Figure 4): two parameters, no data.
+
+Many starts run at once and as if alone: what an optimizer here computes of a coordinate rests on
+that coordinate's gradients only. What differs between two starts at the same place is LRD's mask.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from lrd.masks import bits
+from lrd.task import Batch, Dataset, ModelFactory, Score, Setup, Step, Task
+from tasks.landscape import BAD, DOMAIN, GOOD, f, near
+
+
+class Starts(Dataset):
+    """``named`` starts, each (x, y), and then as many ``drawn`` uniformly on the domain, the same
+    ones for a seed whatever else is set. The paper prints none of its own."""
+
+    def __init__(
+        self, setup: Setup, name: str, named: Mapping[str, Sequence[float]], drawn: int = 1000
+    ) -> None:
+        if type(drawn) is not int or drawn < 1:
+            raise ValueError(f"dataset.drawn must be a whole number of at least 1, got {drawn}")
+        for start, place in named.items():
+            if not re.fullmatch(r"\w+", start, re.ASCII):
+                raise ValueError(
+                    f"dataset.named must have names of letters and digits, got {start}"
+                )
+            numbers = isinstance(place, Sequence) and all(type(v) in (int, float) for v in place)
+            if not numbers or len(place) != 2:
+                raise ValueError(f"dataset.named.{start} must be [x, y], got {place}")
+        self.setup, self.name, self.named, self.drawn = setup, name, dict(named), drawn
+
+    def points(self) -> Tensor:
+        """float32 (n, 2): x and y of every start, the named ones first."""
+        words = bits("toy", self.setup.seed, start=0, count=2 * self.drawn, device="cpu")
+        unit = (words & 0x7FFFFFFF).double().view(-1, 2) / 2**31
+        low, high = torch.tensor(DOMAIN, dtype=torch.float64).T
+        named = torch.tensor(list(self.named.values()), dtype=torch.float64).view(-1, 2)
+        return torch.cat([named, low + unit * (high - low)]).float()
+
+
+class Points(nn.Module):
+    """Where each start has got to, ``at`` (n, 2), and whether it has ever been in the bad disc."""
+
+    reached_bad: Tensor
+
+    def __init__(self, starts: Tensor) -> None:
+        super().__init__()
+        self.at = nn.Parameter(starts.clone())
+        self.register_buffer("reached_bad", torch.zeros(len(starts), dtype=torch.bool))
+
+    def forward(self, index: Tensor) -> Tensor:
+        return self.at[index]
+
+
+class Toy(Task):
+    """f, summed over the starts, so that each has the gradient that it would have alone.
+
+    Every step sees every start, whatever ``train.batch_size`` is; an epoch is ``steps`` steps, and
+    with one step the log holds every place that the named starts come to. A point that leaves the
+    domain goes on: the paper does not speak of a border. See :class:`Outcomes` for the scores.
+    """
+
+    score = Score("good_basin", maximize=True, unit="%")
+
+    def __init__(self, setup: Setup, dataset: Starts, model: ModelFactory, steps: int = 20) -> None:
+        if not isinstance(dataset, Starts):
+            raise ValueError(
+                f"dataset must hold starts for this task, got {type(dataset).__name__}: choose toy"
+            )
+        if type(steps) is not int or steps < 1:
+            raise ValueError(f"task.steps must be a whole number of at least 1, got {steps}")
+        self.setup, self.data, self.steps = setup, dataset, steps
+        self._network = model
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.steps
+
+    def describe(self) -> str:
+        (x0, x1), (y0, y1) = DOMAIN
+        where = f"[{x0:g}, {x1:g}] x [{y0:g}, {y1:g}]"
+        return f"{len(self.data.named)} named starts, {self.data.drawn} drawn on {where}"
+
+    def model(self) -> nn.Module:
+        return self._network(starts=self.data.points())
+
+    def train_batches(
+        self, epoch: int, start: int = 0, rank: int = 0, world: int = 1
+    ) -> Iterator[Batch]:
+        for _ in range(start, self.steps):
+            yield from self.eval_batches(rank, world)
+
+    def step(self, model: nn.Module, batch: Batch) -> Step:
+        points = model(batch.inputs)
+        model.reached_bad[batch.index] |= near(*points.detach().unbind(1), BAD)  # type: ignore[index]
+        values = f(*points.unbind(1))
+        return Step({"loss": values.sum()}, {"f": values.detach().sum()})
+
+    def metrics(self) -> dict[str, Metric]:
+        return {"outcomes": Outcomes(tuple(self.data.named))}
+
+    def eval_batches(self, rank: int = 0, world: int = 1) -> Iterator[Batch]:
+        count = len(self.data.named) + self.data.drawn
+        index = torch.arange(rank, count, world, device=self.setup.device)
+        yield Batch(index, None, index)
+
+    def eval_step(self, model: nn.Module, batch: Batch, metrics: dict[str, Metric]) -> None:
+        reached_bad: Tensor = model.reached_bad[batch.index]  # type: ignore[index, assignment]
+        metrics["outcomes"].update(model(batch.inputs), reached_bad, batch.index)
+
+
+class Outcomes(Metric):
+    """Where the starts are. Of the drawn ones, in %, four shares that add up to 100:
+
+    ``good_basin`` and ``bad_basin``, within NEAR of that minimum; ``outside`` the domain; and
+    ``elsewhere``. Then ``reached_bad``, in the bad disc now or before any step, and ``escaped``:
+    those of the former that now are in the good disc. ``mean_f`` of the drawn ones; and
+    ``x_<name>``, ``y_<name>`` of every named one.
+    """
+
+    sums: Tensor
+    count: Tensor
+    places: Tensor
+
+    def __init__(self, named: Sequence[str]) -> None:
+        super().__init__()
+        self.named = tuple(named)
+        shapes = {"sums": (len(SHARES) + 1,), "count": (), "places": (len(named), 2)}
+        for state, shape in shapes.items():
+            zeros = torch.zeros(shape, dtype=torch.float64)
+            self.add_state(state, zeros, dist_reduce_fx="sum")
+
+    def update(self, points: Tensor, reached_bad: Tensor, index: Tensor) -> None:
+        """``points`` (n, 2) of the starts ``index`` (n,), and which of them have been bad."""
+        named = index < len(self.named)
+        self.places[index[named]] += points[named]
+        points, reached_bad = points[~named], reached_bad[~named]
+        x, y = points.unbind(1)
+        good, bad = near(x, y, GOOD), near(x, y, BAD)
+        low, high = torch.tensor(DOMAIN, device=points.device).T
+        left = ((points < low) | (points > high)).any(1)
+        reached_bad = reached_bad | bad
+        shares = [good, bad, left, ~(good | bad | left), reached_bad, reached_bad & good]
+        self.sums += torch.stack([100.0 * s for s in shares] + [f(x, y)]).sum(1)
+        self.count += len(points)
+
+    def compute(self) -> dict[str, Tensor]:
+        means = self.sums / self.count
+        scores: dict[str, Tensor] = {}
+        scores.update(zip((*SHARES, "mean_f"), means, strict=True))
+        for name, (x, y) in zip(self.named, self.places, strict=True):
+            scores |= {f"x_{name}": x, f"y_{name}": y}
+        return scores
+
+
+SHARES = ("good_basin", "bad_basin", "outside", "elsewhere", "reached_bad", "escaped")
