@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import numpy as np
 from layout import Cell
 from scipy import stats
 
@@ -17,11 +18,15 @@ from lrd.runs import Run, find
 
 @dataclass(frozen=True)
 class Filled:
-    """A cell with the final scores of its finished runs, one a seed."""
+    """A cell with the final scores of its finished runs, one a seed, and with those that failed.
+
+    Where a run failed because its loss was not finite any more, a mean over the others flatters.
+    """
 
     cell: Cell
     identity: dict[str, Any]
     runs: tuple[Run, ...]
+    failed: tuple[Run, ...] = ()
 
     @property
     def n(self) -> int:
@@ -32,9 +37,24 @@ class Filled:
         return sum(r.final for r in self.runs) / self.n if self.runs else None
 
     @property
+    def sd(self) -> float | None:
+        """Standard deviation over seeds (n - 1 in the denominator); None below two runs."""
+        return float(np.std([r.final for r in self.runs], ddof=1)) if self.n > 1 else None
+
+    @property
     def half_width(self) -> float | None:
         """Half of the 95 % t interval of the mean over seeds; None below two runs."""
         return float(half_width([r.final for r in self.runs])) if self.n > 1 else None
+
+
+def pairs(
+    first: Filled, second: Filled, seeds: Iterable[int] | None = None
+) -> tuple[tuple[Run, Run], ...]:
+    """The runs of both cells that have the same seed, in its order; ``seeds``: these alone."""
+    ours, theirs = ({run.seed: run for run in cell.runs} for cell in (first, second))
+    both = ours.keys() & theirs.keys()
+    asked = sorted(both) if seeds is None else seeds
+    return tuple((ours[seed], theirs[seed]) for seed in asked if seed in both)
 
 
 def half_width(samples: Any) -> Any:
@@ -66,15 +86,18 @@ def wanted(cell: Cell, overrides: tuple[str, ...]) -> dict[str, Any]:
 
 def fill(cells: Sequence[Cell], root: str, overrides: Sequence[str]) -> dict[Cell, Filled]:
     """Every cell with its runs under ``root``."""
-    found: dict[str, list[Run]] = defaultdict(list)
+    found: dict[tuple[str, str], list[Run]] = defaultdict(list)
     for run in find(root):
-        if run.status == "finished":
-            found[run.fingerprint].append(run)
+        if run.status in ("finished", "failed"):
+            found[run.fingerprint, run.status].append(run)
     filled = {}
     for cell in cells:
         asked = wanted(cell, tuple(overrides))
-        by_seed = {run.seed: run for run in found[fingerprint(asked)]}
-        filled[cell] = Filled(cell, asked, tuple(by_seed[s] for s in sorted(by_seed)))
+        by_seed = []
+        for status in ("finished", "failed"):
+            runs = {run.seed: run for run in found[fingerprint(asked), status]}
+            by_seed.append(tuple(runs[seed] for seed in sorted(runs)))
+        filled[cell] = Filled(cell, asked, *by_seed)
     return filled
 
 

@@ -10,108 +10,15 @@ difference lies within the margin, that is, where both one-sided t tests reject 
 """
 
 import argparse
-import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from cells import Filled, fill, tell
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import OverrideParseException
-from layout import Cell
-from omegaconf import OmegaConf
+from cells import tell
 from paired import Paired
+from study import Study, missing, study
 
-from lrd.compose import CONFIGS, explain
 from lrd.identity import differences
 from lrd.runs import Run
-
-
-@dataclass(frozen=True)
-class Study:
-    """The two arms of an experiment with their runs, and the seeds that were asked for."""
-
-    experiment: str
-    overrides: tuple[str, ...]
-    arms: tuple[str, str]
-    filled: tuple[Filled, Filled]
-    seeds: tuple[int, ...]
-
-    def pairs(self) -> list[tuple[Run, Run]]:
-        first, second = ({run.seed: run for run in arm.runs} for arm in self.filled)
-        return [(first[s], second[s]) for s in self.seeds if s in first and s in second]
-
-    def missing(self) -> list[str]:
-        """The commands that fill the pairs, one for each arm that lacks runs."""
-        commands = []
-        for arm, filled in zip(self.arms, self.filled, strict=True):
-            there = {run.seed for run in filled.runs}
-            if seeds := [str(seed) for seed in self.seeds if seed not in there]:
-                words = [f"+experiment={self.experiment}", *self.overrides, arm]
-                commands.append(" ".join(["python run.py -m", *words, f"seed={','.join(seeds)}"]))
-        return commands
-
-
-def study(experiment: str, arms: tuple[str, str], overrides: Sequence[str], root: str) -> Study:
-    """Find the runs of both arms. Raises ValueError, in one line, for what is no such study."""
-    sweep = swept(experiment)
-    asked = [o.partition("=")[2] for o in overrides if setting(o) == "seed"]
-    text = [sweep.pop("seed", "range(0,10)"), *asked][-1]
-    seeds = tuple(dict.fromkeys(whole(seed) for seed in values("seed", text)))
-    settings = tuple(o for o in overrides if setting(o) != "seed")
-    cells = []
-    for arm in arms:
-        given = (*settings, *shlex.split(arm))
-        cells.append(Cell(experiment, (*fixed(sweep, given), *given)))
-    filled = fill(cells, root, ())
-    first, second = (filled[cell] for cell in cells)
-    if first.identity == second.identity:
-        raise ValueError(
-            f"the arms must be different configurations, got {arms[0]} and {arms[1]}, which "
-            "resolve to the same one"
-        )
-    return Study(experiment, settings, arms, (first, second), seeds)
-
-
-def setting(override: str) -> str:
-    """The setting that an override of the command line names."""
-    return override.partition("=")[0].lstrip("+~")
-
-
-def swept(experiment: str) -> dict[str, str]:
-    """What an experiment's file sweeps, as on the command line; nothing where there is none."""
-    path = CONFIGS / "experiment" / f"{experiment}.yaml"
-    params = OmegaConf.select(OmegaConf.load(path), "hydra.sweeper.params") if path.exists() else {}
-    return {str(name): str(value) for name, value in (params or {}).items()}
-
-
-def values(name: str, text: str) -> list[str]:
-    """The values of a sweep in Hydra's grammar: ``0,1,2`` or ``range(0,10)``."""
-    try:
-        (override,) = OverridesParser.create().parse_overrides([f"{name}={text}"])
-    except OverrideParseException as error:
-        raise ValueError(explain(error)) from error
-    return list(override.sweep_string_iterator()) if override.is_sweep_override() else [text]
-
-
-def whole(seed: str) -> int:
-    try:
-        return int(seed)
-    except ValueError:
-        raise ValueError(f"seed must be whole numbers, got {seed}") from None
-
-
-def fixed(sweep: dict[str, str], given: Sequence[str]) -> list[str]:
-    """What the experiment sweeps over one value; a sweep over several has to be given one."""
-    named = {setting(override) for override in given}
-    rest = {name: text for name, text in sweep.items() if name not in named}
-    for name, text in rest.items():
-        if len(options := values(name, text)) > 1:
-            raise ValueError(
-                f"{name} must be one value here, got {text} from the experiment: add "
-                f"{name}={options[0]}"
-            )
-    return [f"{name}={text}" for name, text in rest.items()]
 
 
 def made_with(runs: Sequence[Run]) -> str:
@@ -189,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(report(found, args.margin))
-    tell(found.filled, found.missing(), "missing runs are filled by", args.runs)
+    tell(found.filled, missing([found]), "missing runs are filled by", args.runs)
     return 0
 
 

@@ -1,20 +1,24 @@
-"""Are two settings equivalent: two one-sided t tests (TOST) on paired scores. Needs no torch."""
+"""Paired scores: the t interval of their mean difference, and equivalence (TOST). No torch."""
 
+import math
 from dataclasses import dataclass
 from math import inf, sqrt
 from statistics import fmean, stdev
 
+from permutation import ROUNDING
+from power import fewest
 from scipy import stats
 
 
 @dataclass(frozen=True)
 class Paired:
-    """The differences of at least two pairs, taken as normal with an unknown mean and spread."""
+    """The finite differences of at least two pairs, taken as normal with an unknown mean and
+    spread."""
 
     differences: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        assert len(self.differences) > 1
+        assert len(self.differences) > 1 and all(map(math.isfinite, self.differences))
 
     @property
     def n(self) -> int:
@@ -26,13 +30,27 @@ class Paired:
 
     @property
     def spread(self) -> float:
-        """Their standard deviation."""
-        return stdev(self.differences)
+        """Their standard deviation; 0 where they differ in the last digits alone."""
+        found = stdev(self.differences)
+        return found if found > ROUNDING * max(map(abs, self.differences)) else 0.0
 
     def interval(self, level: float) -> tuple[float, float]:
         """The t interval of the mean; a point where every difference is the same."""
         half = float(stats.t.ppf((1 + level) / 2, self.n - 1)) * self.spread / sqrt(self.n)
         return self.mean - half, self.mean + half
+
+    def spread_interval(self, level: float) -> tuple[float, float]:
+        """The interval of the spread: (n - 1) of its squares over the true one is chi-squared."""
+        squares, degrees = (self.n - 1) * self.spread**2, self.n - 1
+        low, high = (float(stats.chi2.ppf((1 + s * level) / 2, degrees)) for s in (1, -1))
+        return sqrt(squares / low), sqrt(squares / high)
+
+    @property
+    def p_t(self) -> float | None:
+        """Two-sided p of the t test that the true mean is 0; None without spread."""
+        if not self.spread:
+            return None
+        return 2 * float(stats.t.sf(abs(self.mean) * sqrt(self.n) / self.spread, self.n - 1))
 
     def p_value(self, margin: float) -> float:
         """The larger p of the tests against mean <= -margin and mean >= margin (Schuirmann, 1987).
@@ -47,9 +65,10 @@ class Paired:
         """How many pairs of this spread show equivalence with at least that ``power`` where the
         true means are equal; None above 1000. Each test misses with the noncentral t's probability,
         and both succeed unless one misses."""
-        for n in range(2, 1001):
+
+        def power_of(n: int) -> float:
             shift = margin * sqrt(n) / self.spread
             hit = float(stats.nct.sf(stats.t.ppf(0.95, n - 1), n - 1, shift))
-            if 2 * hit - 1 >= power:
-                return n
-        return None
+            return 2 * hit - 1
+
+        return fewest(power_of, power)
