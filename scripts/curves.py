@@ -1,15 +1,15 @@
 """What the paper's figures of learning curves look like, and the configuration behind a curve."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from layout import OPTIMIZERS, PAPER, Cell
-
-# Okabe and Ito's colours: told apart by the colour-blind too.
-BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
-BLUE, VERMILION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
-HUES = dict(zip(OPTIMIZERS, (BLUE, GREEN, VERMILION, PURPLE, ORANGE), strict=True))
+from layout import TABLES, TWO
+from looks import BLACK as BLACK
+from looks import BLUE as BLUE
+from looks import GRADIENTS, HUES, KEPT, REGULARIZERS, UNITS_KEPT, Line, Looks
+from looks import VERMILION as VERMILION
+from tabular import BASE, LRD, OPTIMIZERS, PAPER, Cell, Table
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Curve:
     short: str
     cell: Cell
     color: str
-    line: str = "-"
+    line: Line = "-"
     marker: str = "o"
     paper: Mapping[str, float] = field(default_factory=dict)
 
@@ -76,12 +76,18 @@ class Figure:
         return [curve for group in self.groups for curve in group.curves]
 
 
+Columns = Mapping[str, Sequence[Cell]]
+LEARNING = (
+    Panel("train_loss", "Training loss", log=True),
+    Panel("train_accuracy", "Training accuracy", "%"),
+    Panel("test_accuracy", "Test accuracy", "%"),
+)
 Arms = Mapping[str, Mapping[str, float]]  # the paper's numbers by arm and by metric
 
 
 def pair(experiment: str, optim: str, labels: tuple[str, str], paper: Arms) -> tuple[Curve, Curve]:
     """An optimizer without LRD, dashed, and with it, solid, in its hue."""
-    without, dropped = (Cell(experiment, (f"optim={optim}", p)) for p in ("lrd.p=1", "lrd.p=0.5"))
+    without, dropped = (Cell(experiment, (f"optim={optim}", p)) for p in (BASE, LRD))
     base, lrd = paper.get("base", {}), paper.get("lrd", {})
     return (
         Curve(labels[0], "base", without, HUES[optim], "--", "o", base),
@@ -99,12 +105,35 @@ def classification(
         paper = {arm: {"test_accuracy": value} for arm, value in printed.items()}
         curves = pair(experiment, optim, ("without LRD", "LRD p = 0.5"), paper)
         groups.append(Group(name, curves, tuple(p for o, p in published.items() if o == optim)))
-    panels = (
-        Panel("train_loss", "Training loss", log=True),
-        Panel("train_accuracy", "Training accuracy", "%"),
-        Panel("test_accuracy", "Test accuracy", "%"),
-    )
-    return Figure(title, panels, tuple(groups), across="groups")
+    return Figure(title, LEARNING, tuple(groups), across="groups")
+
+
+def variants(title: str, looks: Looks, columns: Columns) -> Figure:
+    """Figures 10 to 13: a row of panels for every optimizer, and in each a curve for every look."""
+    groups = []
+    for name, cells in columns.items():
+        curves = []
+        for (label, color, line, marker), cell in zip(looks, cells, strict=True):
+            paper = {} if cell.paper is None else {"test_accuracy": cell.paper}
+            curves.append(Curve(label, label, cell, color, line, marker, paper))
+        groups.append(Group(name, tuple(curves)))
+    return Figure(title, LEARNING, tuple(groups))
+
+
+def columns(table: Table) -> Columns:
+    """A table's cells by column."""
+    groups = zip(*(groups for _, groups in table.rows), strict=True)
+    return {c: [cell for (cell,) in group] for c, group in zip(table.columns, groups, strict=True)}
+
+
+def arms(experiment: str, table: Table, names: Sequence[str]) -> Columns:
+    """The cells of arms in an experiment, with what the paper prints in ``table`` for them."""
+    printed = {cell.overrides: cell.paper for cell in table.cells()}
+    found = {}
+    for optim in TWO:
+        asked = [(f"optim={optim}", f"+arm={name}") for name in names]
+        found[OPTIMIZERS[optim]] = [Cell(experiment, a, printed.get(a)) for a in asked]
+    return found
 
 
 def segmentation(title: str, experiment: str) -> Figure:
@@ -162,5 +191,25 @@ FIGURES = {
     ),
     "figure9": detection(
         "Figure 9. SSD on VOC2007 test, without and with learning rate dropout", "figure9"
+    ),
+    "figure10": variants(
+        "Figure 10. ResNet-34 on CIFAR-10, by keep probability p",
+        KEPT,
+        columns(TABLES["table2"]),
+    ),
+    "figure11": variants(
+        "Figure 11. ResNet-34 on CIFAR-10, by regularization",
+        REGULARIZERS,
+        columns(TABLES["table3"]),
+    ),
+    "figure12": variants(
+        "Figure 12. ResNet-34 on CIFAR-10: dropout on the update (LRD) and on the gradient (DG)",
+        GRADIENTS,
+        arms("figure12", TABLES["table3"], ("base", "lrd", "dg")),
+    ),
+    "figure13": variants(
+        "Figure 13. ResNet-34 on CIFAR-10, by standard dropout's keep probability p_sd",
+        UNITS_KEPT,
+        {"Adam": TABLES["table4"].cells()},
     ),
 }

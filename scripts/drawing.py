@@ -12,6 +12,7 @@ from matplotlib.figure import Figure as Sheet
 from matplotlib.lines import Line2D
 from panels import FINAL, GREY, OTHERS, draw_panel, draw_printed, has_marks, limits, look
 from points import Series
+from tabular import titled
 
 # What each format is told: no date, so that the same runs give the same bytes.
 FORMATS: dict[str, dict[str, Any]] = {
@@ -65,11 +66,10 @@ def draw(figure: Figure, found: Series, overrides: Sequence[str] = ()) -> Sheet:
         for group, row in zip(figure.groups, rows, strict=True):
             for panel, axis in zip(figure.panels, row, strict=True):
                 draw_panel(axis, panel, group, found)
-                draw_printed(axis, panel, group, narrow=figure.across == "groups")
+                draw_printed(axis, panel, group, found, figure.across == "groups")
         for panel, axes in zip(figure.panels, zip(*rows, strict=True), strict=True):
             limits(axes, panel, figure, found)
-        title = figure.title + (f" [{' '.join(overrides)}]" if overrides else "")
-        sheet.suptitle(textwrap.fill(title, 100))
+        sheet.suptitle(textwrap.fill(titled(figure.title, overrides), 100))
         sheet.supxlabel(note(figure), fontsize=6.5, color=GREY)
     return sheet
 
@@ -78,9 +78,10 @@ def frame(sheet: Sheet, figure: Figure, legends: Sequence[list[Line2D]]) -> list
     """The axes of every group's panels, and the group's legend above them."""
     groups, panels = len(figure.groups), len(figure.panels)
     beside = figure.across == "groups"
-    columns = 1 if beside else 2 + (max(map(len, legends)) > 4)
-    titled = any(group.label for group in figure.groups)
-    head = ENTRY * (0.4 + titled + max(-(-len(legend) // columns) for legend in legends))
+    most = max(map(len, legends))
+    columns = 1 if beside else 2 if most == 4 else min(most, 4)
+    named = any(group.label for group in figure.groups)
+    head = ENTRY * (0.4 + named + -(-most // columns))
     heights = [head, *[1.4] * panels] if beside else [head, 2.2] * groups
     sheet.set_size_inches(WIDTH, sum(heights) + 0.7)
     grid = sheet.add_gridspec(len(heights), groups if beside else panels, height_ratios=heights)

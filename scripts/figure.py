@@ -9,12 +9,15 @@ Trains nothing, and prints where the figure is. Formats: png, svg, pdf.
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cells import missing, tell
-from curves import FIGURES
+import toy
+from cells import Filled, missing, tell
+from curves import FIGURES, Figure
 from drawing import FORMATS, draw, encode
+from layout import Cell
+from matplotlib.figure import Figure as Sheet
 from points import fill_curves, series
 
 from lrd.runs import write_whole
@@ -39,28 +42,45 @@ def save(path: Path, data: bytes) -> None:
         raise ValueError(f"cannot write {path}: {error.strerror}: {error.filename}") from error
 
 
+def names() -> list[str]:
+    return [*toy.FIGURES, *FIGURES]
+
+
+def sheet(name: str, runs: str, overrides: Sequence[str] = ()) -> tuple[Sheet, list[Filled]]:
+    """A figure drawn from the runs under a folder, and those that fill its cells.
+
+    Raises ValueError, in one line, for an unknown name, a wrong override, and metrics that cannot
+    be read.
+    """
+    if name not in names():
+        raise ValueError(f"figure must be one of {', '.join(names())}, got {name}")
+    figure, paint = toy.FIGURES[name] if name in toy.FIGURES else (FIGURES[name], _curves)
+    filled = fill_curves(figure, runs, overrides)
+    return paint(figure, filled, overrides), list(filled.values())
+
+
+def _curves(figure: Figure, filled: Mapping[Cell, Filled], overrides: Sequence[str]) -> Sheet:
+    return draw(figure, series(figure, filled), overrides)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("figure", help=", ".join(FIGURES))
+    parser.add_argument("figure", help=", ".join(names()))
     parser.add_argument("overrides", nargs="*", help="settings that differ from the experiment's")
     parser.add_argument("--format", help=f"{', '.join(FORMATS)} (default: as --out ends, or png)")
     parser.add_argument("--runs", default="runs", help="folder of the runs (default: runs)")
     parser.add_argument("--out", help="file to write (default: figures/ in the folder of the runs)")
     args = parser.parse_intermixed_args(arguments)
     try:
-        if args.figure not in FIGURES:
-            raise ValueError(f"figure must be one of {', '.join(FIGURES)}, got {args.figure}")
-        figure = FIGURES[args.figure]
         path, form = place(args.out, args.format, args.runs, args.figure)
-        filled = fill_curves(figure, args.runs, args.overrides)
-        save(path, encode(draw(figure, series(figure, filled), args.overrides), form))
+        drawn, cells = sheet(args.figure, args.runs, args.overrides)
+        save(path, encode(drawn, form))
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(path)
-    cells = list(filled.values())
     tell(cells, missing(cells, args.overrides), "missing curves are drawn after", args.runs)
     return 0
 

@@ -1,44 +1,31 @@
-"""What each of the paper's tables looks like: its cells, and the configuration behind each."""
+"""What each table looks like: its cells, and the configuration behind each."""
 
-import json
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 
-PAPER = json.loads((Path(__file__).parent / "paper" / "numbers.json").read_text())
-OPTIMIZERS = {
-    "sgdm": "SGDM",
-    "rmsprop": "RMSprop",
-    "adam": "Adam",
-    "amsgrad": "AMSGrad",
-    "radam": "RAdam",
-}
+import controls
+from tabular import BASE, LRD, OPTIMIZERS, PAPER, Cell, Group, Table
 
-
-@dataclass(frozen=True)
-class Cell:
-    """One configuration: the overrides that compose it, and what the paper prints for it."""
-
-    experiment: str
-    overrides: tuple[str, ...]
-    paper: float | None = None
-
-
-@dataclass(frozen=True)
-class Table:
-    """``rows`` hold a label for each of ``heads`` and a group of cells for each of ``columns``."""
-
-    title: str
-    heads: tuple[str, ...]
-    columns: tuple[str, ...]
-    rows: tuple[tuple[tuple[str, ...], tuple[tuple[Cell, ...], ...]], ...]
-
-    def cells(self) -> list[Cell]:
-        return [cell for _, groups in self.rows for group in groups for cell in group]
+# A label, a setting, and what the paper prints for it, by optimizer.
+Row = tuple[str, str, Mapping[str, float]]
+TWO = ("adam", "sgdm")  # those of sections 4.4 to 4.6
+KEEP = ("1", "0.1", "0.3", "0.5", "0.7", "0.9")  # Table 2's p
+# Table 3's rows: the arm, its name, and what numbers.json calls it.
+REGULARIZED = (
+    ("base", "No regularization", "none"),
+    ("sd", "Standard dropout (SD)", "sd"),
+    ("ng", "Noisy gradient (NG)", "ng"),
+    ("nl", "Noisy label (NL)", "nl"),
+    ("lrd", "Learning rate dropout (LRD)", "lrd"),
+    ("lrd_sd", "LRD and SD", "lrd+sd"),
+    ("lrd_ng", "LRD and NG", "lrd+ng"),
+)
+# Table 4's columns: p_sd and the arm; the first is no dropout at all.
+KEEP_UNITS = {"1": "base", "0.9": "sd", "0.8": "sd_0.8", "0.7": "sd_0.7", "0.6": "sd_0.6"}
 
 
-def pairs(experiment: str, paper: dict[str, dict[str, float]]) -> tuple[tuple[Cell, ...], ...]:
+def pairs(experiment: str, paper: dict[str, dict[str, float]]) -> tuple[Group, ...]:
     """For every optimizer the cell without LRD and the cell with it."""
-    arms = (("base", "lrd.p=1"), ("lrd", "lrd.p=0.5"))
+    arms = (("base", BASE), ("lrd", LRD))
     return tuple(
         tuple(
             Cell(experiment, (f"optim={optim}", p), paper.get(optim, {}).get(arm))
@@ -59,6 +46,58 @@ def classification(title: str, rows: dict[str, tuple[tuple[str, ...], str]]) -> 
     )
 
 
+def by_optimizer(title: str, head: str, experiment: str, rows: Iterable[Row]) -> Table:
+    """The layout of Tables 2 and 3: a column each for Adam and SGDM."""
+    return Table(
+        title,
+        (head,),
+        tuple(OPTIMIZERS[optim] for optim in TWO),
+        tuple(
+            (
+                (label,),
+                tuple(
+                    (Cell(experiment, (f"optim={optim}", setting), paper[optim]),) for optim in TWO
+                ),
+            )
+            for label, setting, paper in rows
+        ),
+    )
+
+
+def keep() -> Table:
+    numbers = PAPER["table2"]["cells"]
+    return by_optimizer(
+        "Table 2. Test accuracy on CIFAR-10 (%) by keep probability",
+        "p",
+        "table2",
+        (
+            (f"{p} (no LRD)" if p == "1" else p, f"lrd.p={p}", {o: numbers[o][p] for o in TWO})
+            for p in KEEP
+        ),
+    )
+
+
+def regularized() -> Table:
+    numbers = PAPER["table3"]["cells"]
+    return by_optimizer(
+        "Table 3. Test accuracy on CIFAR-10 (%) by regularization",
+        "Regularization",
+        "table3",
+        ((name, f"+arm={arm}", numbers[key]) for arm, name, key in REGULARIZED),
+    )
+
+
+def keep_units() -> Table:
+    numbers = PAPER["table4"]["cells"]["adam"]
+    row = tuple((Cell("table4", (f"+arm={arm}",), numbers[p]),) for p, arm in KEEP_UNITS.items())
+    return Table(
+        "Table 4. Test accuracy on CIFAR-10 (%) by standard dropout's keep probability",
+        ("p_sd",),
+        tuple(f"{p} (no SD)" if p == "1" else p for p in KEEP_UNITS),
+        ((("Adam",), row),),
+    )
+
+
 TABLES = {
     "table1": classification(
         "Table 1. Test accuracy on image classification (%), without / with learning rate dropout",
@@ -68,6 +107,12 @@ TABLES = {
             "table1_cifar100": (("CIFAR-100", "DenseNet-121"), "cifar100/densenet121"),
         },
     ),
+    "table2": keep(),
+    "table3": regularized(),
+    "table4": keep_units(),
+    "rmsprop_decay": controls.decay(),
+    "lr_control": controls.control(),
+    "lr_tuned": controls.tuned(),
     "quickstart": classification(
         "Test accuracy on the embedded digits (%), without / with learning rate dropout",
         {"quickstart": (("digits", "FCNet"), "")},

@@ -11,6 +11,7 @@ from points import Points, Series, points, read_published
 GREY = "#555555"
 OTHERS: dict[str, Any] = {"color": "#000000", "linestyle": "-.", "linewidth": 0.7}
 BLANK = {"facecolor": "white", "edgecolor": "none", "pad": 0.4}
+CORNER = (0.46, 0.07, 0.52, 0.4)  # left, bottom, width and height, in parts of a panel's
 FINAL: dict[str, Any] = {"linestyle": "", "marker": "D", "markersize": 4.5}
 
 
@@ -27,7 +28,7 @@ def look(curve: Curve) -> dict[str, Any]:
 def draw_panel(axis: Axes, panel: Panel, group: Group, found: Series) -> None:
     for place, curve in enumerate(group.curves):
         if there := found[curve.cell]:
-            draw_curve(axis, there[panel.key], curve, place / len(group.curves))
+            draw_curve(axis, there[panel.key], curve, place, len(group.curves))
             if last := there.get(panel.final):
                 mark = look(curve) | FINAL
                 axis.errorbar(last.epochs, last.mean, last.half, capsize=2, zorder=4, **mark)
@@ -35,31 +36,30 @@ def draw_panel(axis: Axes, panel: Panel, group: Group, found: Series) -> None:
         line = points([read_published(published)], panel.key)
         axis.plot(line.epochs, line.mean, zorder=2.5, **OTHERS)
     if not any(found[curve.cell] for curve in group.curves):
-        axis.text(0.5, 0.5, "no runs yet", transform=axis.transAxes, ha="center", color=GREY)
+        axis.text(0.5, 0.7, "no runs yet", transform=axis.transAxes, ha="center", color=GREY)
 
 
-def draw_curve(axis: Axes, line: Points, curve: Curve, shift: float) -> None:
-    """Mean and band; about six markers, which ``shift`` keeps apart from those of other curves."""
+def draw_curve(axis: Axes, line: Points, curve: Curve, place: int, count: int) -> None:
+    """Mean and band; about six markers, apart from those of the other curves of ``count``."""
     step = max(1, line.epochs.size // 6)
-    axis.plot(line.epochs, line.mean, markevery=(int(shift * step), step), zorder=3, **look(curve))
+    every = (int(place / count * step), step)
+    axis.plot(line.epochs, line.mean, markevery=every, zorder=3, **look(curve))
     if line.half is not None:
         low, high = line.mean - line.half, line.mean + line.half
-        alpha = 0.28 if curve.line == "-" else 0.15
+        alpha = 0.12 if count > 2 else 0.28 if curve.line == "-" else 0.15
         axis.fill_between(line.epochs, low, high, color=curve.color, alpha=alpha, linewidth=0)
 
 
-def draw_printed(axis: Axes, panel: Panel, group: Group, narrow: bool) -> None:
-    """The paper's final values: two at most as dotted lines, more as marks at the right edge.
+def draw_printed(axis: Axes, panel: Panel, group: Group, found: Series, narrow: bool) -> None:
+    """The paper's final values: two at most as dotted lines, more in a panel of their own.
 
     A line's label stands at the line, in a ``narrow`` panel in the corner that curves leave free.
     """
+    if has_marks(panel, group):
+        draw_finals(axis, panel, group, found)
+        return
     printed = [(c.paper[panel.key], c) for c in group.curves if panel.key in c.paper]
     beside = axis.get_yaxis_transform()
-    if has_marks(panel, group):
-        for value, curve in printed:
-            mark = look(curve) | {"marker": "<", "clip_on": False}
-            axis.plot(0.99, value, transform=beside, **mark)
-        return
     labels = [f"paper: {curve.short} {value:.{panel.digits}f}" for value, curve in printed]
     top = max((value for value, _ in printed), default=0.0)
     for (value, _), label in zip(printed, labels, strict=True):
@@ -72,6 +72,25 @@ def draw_printed(axis: Axes, panel: Panel, group: Group, narrow: bool) -> None:
     if narrow and labels:
         corner = {"transform": axis.transAxes, "ha": "right", "va": "bottom", "bbox": BLANK}
         axis.text(0.98, 0.04, "\n".join(labels), color=GREY, fontsize=6, zorder=1.5, **corner)
+
+
+def draw_finals(axis: Axes, panel: Panel, group: Group, found: Series) -> None:
+    """In the corner that rising curves leave free: every curve's last value with its interval, and
+    to its right the paper's as a triangle."""
+    inset = axis.inset_axes(CORNER, zorder=5)
+    for place, curve in enumerate(group.curves):
+        if line := found[curve.cell].get(panel.key):
+            half = None if line.half is None else line.half[-1:]
+            mark: dict[str, Any] = look(curve) | {"linestyle": ""}
+            inset.errorbar([place - 0.15], line.mean[-1:], half, capsize=1.5, **mark)
+        if panel.key in curve.paper:
+            mark = look(curve) | {"linestyle": "", "marker": "<", "markersize": 4}
+            inset.plot([place + 0.25], [curve.paper[panel.key]], **mark)
+    inset.set_xlim(-0.6, len(group.curves) - 0.4)
+    inset.margins(y=0.12)
+    inset.set_xticks([])
+    inset.tick_params(labelsize=5.5, length=2, pad=1.5)
+    inset.set_title("last epoch", fontsize=5.5, pad=2, color=GREY)
 
 
 def has_marks(panel: Panel, group: Group) -> bool:

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 from cells import Filled, fill, half_width
 from curves import Figure, Panel, Published
-from layout import Cell
 from numpy.typing import NDArray
+from tabular import Cell, require_apart
 
-from lrd.identity import fingerprint
 from lrd.runs import Run
 
 Metrics = Sequence[Mapping[str, Any]]
@@ -75,9 +74,7 @@ def _metrics(run: Run) -> Metrics:
 def fill_curves(figure: Figure, root: str, overrides: Sequence[str]) -> dict[Cell, Filled]:
     """The runs of every curve. Raises ValueError where ``overrides`` make two curves the same."""
     filled = fill([curve.cell for curve in figure.curves()], root, overrides)
-    if len({fingerprint(f.identity) for f in filled.values()}) < len(filled):
-        given = " ".join(overrides)
-        raise ValueError(f"curves must be different configurations, got {given}: two are the same")
+    require_apart("curves", (f.identity for f in filled.values()), overrides)
     return filled
 
 

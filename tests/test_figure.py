@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import shlex
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ import figure
 import numpy as np
 import points
 import pytest
+import sweep
 from cells import fill
 from curves import FIGURES, Curve, Figure, Group, Panel
 from layout import PAPER, Cell
@@ -232,18 +234,163 @@ def test_the_authors_curve_is_drawn_with_sgdm_on_cifar_10():
     assert columns[0, 0].get_xticks().tolist() == [1, 50, 100, 150, 200]
 
 
-def test_many_printed_values_are_marks_beside_the_panel(tmp_path: Path):
+# Figures 10 to 13 by hand: the curves of a panel, and its experiment.
+VARIANTS = {
+    "figure10": ("table2", ["p = 1 (no LRD)", *(f"p = {p}" for p in (0.1, 0.3, 0.5, 0.7, 0.9))]),
+    "figure11": (
+        "table3",
+        ["no regularization", "SD", "NG", "NL", "LRD", "LRD and SD", "LRD and NG"],
+    ),
+    "figure12": ("figure12", ["base", "LRD", "DG"]),
+    "figure13": ("table4", ["p_sd = 1 (no SD)", *(f"p_sd = {p}" for p in (0.9, 0.8, 0.7, 0.6))]),
+}
+ROWS = {"figure13": ["Adam"]}  # the others: the paper's "Top: Adam. Bottom: SGDM."
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_figures_of_variants_have_a_row_for_each_optimizer(name: str):
+    what, (experiment, labels) = FIGURES[name], VARIANTS[name]
+    drawn = drawing.draw(what, {c.cell: {} for c in what.curves()}, ["scale=0.15"])
+    assert [g.label for g in what.groups] == ROWS.get(name, ["Adam", "SGDM"])
+    assert {curve.cell.experiment for curve in what.curves()} == {experiment}
+    rows = np.reshape(np.array(panels(drawn)), (len(what.groups), 3))
+    for place, row in enumerate(rows):
+        assert legend(drawn, place) == [f"missing: {label}" for label in labels]
+        assert [axis.get_ylabel() for axis in row] == [
+            "Training loss",
+            "Training accuracy (%)",
+            "Test accuracy (%)",
+        ]
+        assert row[0].get_yscale() == "log"
+    title = " ".join(drawn.get_suptitle().split())
+    assert title == f"{what.title} [scale=0.15 (15 % of the epochs)]"
+
+
+# The paper's Tables 2 to 4, from its text; Figure 12's arms stand in Table 3.
+PRINTED = {
+    "figure10": [
+        [93.05, 93.32, 93.93, 93.77, 93.50, 93.35],
+        [95.30, 94.32, 95.39, 95.54, 95.42, 95.26],
+    ],
+    "figure11": [
+        [93.05, 94.05, 93.70, 92.59, 93.77, 94.73, 93.92],
+        [95.30, 95.33, 95.00, 94.61, 95.54, 95.58, 95.26],
+    ],
+    "figure12": [[93.05, 93.77], [95.30, 95.54]],
+    "figure13": [[93.05, 94.05, 94.08, 93.34, 92.89]],
+}
+
+
+def inset(axis: Axes) -> Axes:
+    (found,) = axis.child_axes
+    assert isinstance(found, Axes)
+    return found
+
+
+@pytest.mark.parametrize("name", PRINTED)
+def test_what_the_paper_prints_stands_beside_the_curves(name: str):
+    what = FIGURES[name]
+    drawn = drawing.draw(what, {c.cell: {} for c in what.curves()})
+    rows = np.reshape(np.array(panels(drawn)), (len(what.groups), 3))
+    for (loss, train, test), printed in zip(rows, PRINTED[name], strict=True):
+        assert not loss.child_axes and not train.child_axes
+        if len(printed) == 2:
+            assert [ys[0] for _, ys in lines(test, ":")] == printed
+            continue
+        marks = inset(test).lines
+        assert [np.asarray(line.get_ydata()).tolist() for line in marks] == [[v] for v in printed]
+        assert all(line.get_marker() == "<" for line in marks)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_curves_that_share_a_panel_are_told_apart_in_colour_and_without(name: str):
+    for group in FIGURES[name].groups:
+        count = len(group.curves)
+        assert len({c.color for c in group.curves}) == count
+        assert len({c.line for c in group.curves}) == len({c.marker for c in group.curves}) == count
+        assert [c.line for c in group.curves].count("-") == 1
+
+
+def test_what_is_ordered_goes_from_dark_to_light():
+    """By the relative luminance of WCAG 2."""
+
+    def luminance(color: str) -> float:
+        parts = (int(color[i : i + 2], 16) / 255 for i in (1, 3, 5))
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    for name, ordered in (("figure10", slice(1, None)), ("figure13", slice(None, 0, -1))):
+        for group in FIGURES[name].groups:
+            found = [luminance(curve.color) for curve in group.curves[ordered]]
+            assert all(b > 1.3 * a for a, b in zip(found, found[1:], strict=False)), found
+
+
+def learned(*accuracy: float) -> list[dict[str, float]]:
+    return [
+        {"epoch": e, "train_loss": 1 / e, "train_accuracy": v + 1, "test_accuracy": v}
+        for e, v in enumerate(accuracy, 1)
+    ]
+
+
+def test_an_arm_is_drawn_from_the_runs_of_its_configuration(tmp_path: Path, capsys):
+    """Commands of a user's own, which name no experiment and no arm."""
+    here = ("task=cifar10", "optim=sgdm", "train.epochs=3")
+    for seed, last in enumerate((90.0, 93.0, 99.0)):
+        arm = ("lrd.p=1", "regularizer=nl", f"seed={seed}")
+        finish(tmp_path, learned(50, 60, last), *here, *arm)
+    finish(tmp_path, learned(55, 65, 75), *here, "lrd.p=0.5", "regularizer=sd")
+    what = FIGURES["figure11"]
+    drawn = sheet(what, tmp_path, "train.epochs=3")
+    (*_, adam), (loss, train, test) = np.reshape(np.array(panels(drawn)), (2, 3))
+    assert legend(drawn, 0) == [f"missing: {label}" for label in VARIANTS["figure11"][1]]
+    assert [label for label in legend(drawn, 1) if "missing" not in label] == [
+        "NL (n = 3)",
+        "LRD and SD (n = 1)",
+    ]
+    assert not adam.lines and "no runs yet" in texts(adam)
+    ours = [line.get_ydata() for line in test.lines]
+    assert [y.tolist() for y in ours] == [[50, 60, 94], [55, 65, 75]]
+    assert [line.get_ydata()[-1] for line in train.lines] == [95, 76]
+    assert [len(axis.lines) for axis in (loss, train)] == [2, 2]
+    mark, single = inset(test).containers
+    assert mark.lines[0].get_ydata().tolist() == [94]  # type: ignore[union-attr]
+    (ends,) = mark.lines[2][0].get_segments()  # type: ignore[union-attr]
+    half = T2 * statistics.stdev((90, 93, 99)) / math.sqrt(3)
+    assert ends[:, 1].tolist() == pytest.approx([94 - half, 94 + half])
+    assert single.lines[0].get_ydata().tolist() == [75]  # type: ignore[union-attr]
+
+
+def test_the_command_for_what_is_missing_makes_it(tmp_path: Path, capsys):
+    made = ("optim=adam", "+arm=lrd")
+    finish(tmp_path, learned(50, 60), "+experiment=figure12", *made, "scale=0.01")
+    _, err = run(capsys, "figure12", "scale=0.01", "--runs", str(tmp_path))
+    commands = [line.strip() for line in err.splitlines() if "run.py" in line]
+    assert commands
+    for command in commands:
+        for cell in sweep.cells("figure12", shlex.split(command)[4:]):
+            if "seed=0" in cell:
+                finish(tmp_path, learned(50, 60), *cell)
+    _, err = run(capsys, "figure12", "scale=0.01", "--runs", str(tmp_path))
+    assert not err
+    drawn = sheet(FIGURES["figure12"], tmp_path, "scale=0.01")
+    assert legend(drawn, 0) == legend(drawn, 1) == [f"{x} (n = 1)" for x in ("base", "LRD", "DG")]
+
+
+def test_many_printed_values_are_marks_of_their_own(tmp_path: Path):
     cells = [Cell("quickstart", ("optim=adam", f"lrd.p={p}")) for p in (1, 0.5, 0.1)]
-    sweep = [
+    variants = [
         Curve(f"p = {i}", "", cell, curves.BLUE, paper={"test_accuracy": 90.0 + i})
         for i, cell in enumerate(cells)
     ]
     panel = Panel("test_accuracy", "Test accuracy", "%")
-    what = Figure("Sweep", (panel,), (Group("Adam", tuple(sweep)), Group("SGDM", ())))
-    first, second = panels(drawing.draw(what, {cell: {} for cell in cells}))
-    assert [line.get_ydata() for line in first.lines] == [[90], [91], [92]]
-    assert all(line.get_marker() == "<" for line in first.lines)
-    assert not second.lines and first.get_ylim() == second.get_ylim()
+    what = Figure("Sweep", (panel,), (Group("Adam", tuple(variants)), Group("SGDM", ())))
+    drawn = drawing.draw(what, {cell: {} for cell in cells})
+    first, second = panels(drawn)
+    marks = inset(first).lines
+    assert [line.get_ydata() for line in marks] == [[90], [91], [92]]
+    assert all(line.get_marker() == "<" for line in marks)
+    assert not second.child_axes and first.get_ylim() == second.get_ylim()
+    assert "triangles: the paper's final values" in drawn.get_supxlabel()
 
 
 @pytest.mark.parametrize("other", ["optim.lr=0.002", "train.epochs=99", "lrd.p=0.49"])
@@ -304,7 +451,7 @@ def error(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 def test_mistakes_are_one_line(tmp_path: Path, capsys, digits):
     root = ("--runs", str(tmp_path))
-    names = "figure5, figure6, figure7, figure8, figure9, digits"
+    names = ", ".join(["figure4", "figure4_lr", *(f"figure{k}" for k in range(5, 14)), "digits"])
     assert error(capsys, "figure99") == f"figure must be one of {names}, got figure99"
     for wrong in (("--format", "gif"), ("--out", "a.gif")):
         said = error(capsys, "digits", *root, *wrong)

@@ -4,21 +4,35 @@ import csv
 import io
 import json
 import math
+import shlex
 import statistics
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import layout
 import pytest
+import sweep
 import table
 
 from lrd.compose import compose, read
-from lrd.runs import open_run
+from lrd.config import Config
+from lrd.runs import Run, open_run
 
 
-def finish(root: Path, value: float, *overrides: str) -> None:
+@cache
+def config(*overrides: str) -> Config:
+    return read(compose(overrides))
+
+
+def begun(root: Path, seed: int, *overrides: str) -> Run:
+    asked = config(*overrides)
+    return open_run(replace(asked, seed=seed, run=replace(asked.run, dir=str(root))))
+
+
+def finish(root: Path, value: float, *overrides: str, seed: int = 0) -> None:
     """A finished run as training would leave it."""
-    run = open_run(read(compose([f"run.dir={root}", *overrides])))
-    run.write(status="finished", final={"value": value, "epoch": 1})
+    begun(root, seed, *overrides).write(status="finished", final={"value": value, "epoch": 1})
 
 
 def show(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[str, str]:
@@ -35,7 +49,7 @@ def cells(text: str) -> dict[tuple[str, str], dict[str, str]]:
 def test_a_cell_is_its_seeds_mean_with_a_t_interval(tmp_path: Path, capsys):
     values = [97.0, 98.0, 99.5]
     for seed, value in enumerate(values):
-        finish(tmp_path, value, "task=mnist", "optim=adam", "lrd.p=0.5", f"seed={seed}")
+        finish(tmp_path, value, "task=mnist", "optim=adam", "lrd.p=0.5", seed=seed)
     finish(tmp_path, 90.0, "task=mnist", "optim=adam", "lrd.p=1")
     out, _ = show(capsys, "table1", "--format", "csv", "--runs", str(tmp_path))
     found = cells(out)
@@ -68,7 +82,7 @@ def test_names_do_not_matter_only_the_resolved_configuration(tmp_path: Path, cap
 
 
 def test_unfinished_runs_do_not_count(tmp_path: Path, capsys):
-    run = open_run(read(compose([f"run.dir={tmp_path}", "task=mnist"])))
+    run = begun(tmp_path, 0, "task=mnist")
     run.write(status="running", final={"value": 50.0, "epoch": 1})
     out, _ = show(capsys, "table1", "--format", "csv", "--runs", str(tmp_path))
     assert all(c["n"] == "0" for c in cells(out).values())
@@ -80,7 +94,7 @@ def test_the_same_table_from_other_settings_says_so(tmp_path: Path, capsys):
     assert "[train.epochs=5]" in out.splitlines()[0]
     ours = next(line for line in out.splitlines() if line.startswith("MNIST"))
     assert "96.50 / -" in ours
-    assert "python run.py -m +experiment=table1_mnist train.epochs=5" in err
+    assert "python run.py -m +experiment=table1_mnist optim=sgdm lrd.p=0.5 train.epochs=5\n" in err
     out, err = show(capsys, "table1", "--runs", str(tmp_path))
     assert "1 finished with train.epochs=5 instead of 100" in err
 
@@ -97,6 +111,145 @@ def test_every_number_the_paper_prints_in_table_1_is_shown(tmp_path: Path, capsy
     assert out.count("- / -") == 3 * 3 * 5
 
 
+# The paper's Tables 2 to 4, line by line, from its text.
+PRINTED = {
+    "table2": """
+1 (no LRD) 93.05 95.30
+0.1 93.32 94.32
+0.3 93.93 95.39
+0.5 93.77 95.54
+0.7 93.50 95.42
+0.9 93.35 95.26""",
+    "table3": """
+No regularization 93.05 95.30
+Standard dropout (SD) 94.05 95.33
+Noisy gradient (NG) 93.70 95.00
+Noisy label (NL) 92.59 94.61
+Learning rate dropout (LRD) 93.77 95.54
+LRD and SD 94.73 95.58
+LRD and NG 93.92 95.26""",
+    "table4": """
+Adam 93.05 94.05 94.08 93.34 92.89""",
+}
+COLUMNS = {
+    "table2": ["p", "", "Adam", "SGDM"],
+    "table3": ["Regularization", "", "Adam", "SGDM"],
+    "table4": ["p_sd", "", "1 (no SD)", "0.9", "0.8", "0.7", "0.6"],
+}
+
+
+@pytest.mark.parametrize("name", PRINTED)
+def test_every_number_the_paper_prints_in_tables_2_to_4_is_shown(name: str, tmp_path, capsys):
+    out, err = show(capsys, name, "--format", "markdown", "--runs", str(tmp_path))
+    head, _, *lines = [line[2:-2].split(" | ") for line in out.splitlines() if line[:1] == "|"]
+    assert head == COLUMNS[name]
+    printed = []
+    for i in range(0, len(lines), 4):
+        assert [line[1] for line in lines[i : i + 4]] == ["ours", "95 % ±", "n", "paper"]
+        assert all(set(line[2:]) == {"-"} for line in lines[i : i + 3])
+        printed.append(" ".join([lines[i][0], *lines[i + 3][2:]]))
+    assert printed == PRINTED[name].strip().splitlines()
+    assert f"\n  python run.py -m +experiment={name}\n" in err
+
+
+def test_the_columns_of_the_tables_are_filled_by_the_cells_that_are_meant(tmp_path, capsys):
+    """Commands of a user's own, which name no experiment and no arm."""
+    here = ("task=cifar10", "optim=adam")
+    finish(tmp_path, 91.0, *here, "lrd.p=1")
+    finish(tmp_path, 92.0, *here, "lrd.p=0.3")
+    finish(tmp_path, 93.0, *here, "lrd.p=1", "regularizer=[sd]", "regularizer.sd.p_sd=0.7")
+    finish(tmp_path, 94.0, *here, "lrd.p=0.5", "regularizer=ng")
+    found = {}
+    for name in ("table2", "table3", "table4"):
+        out, _ = show(capsys, name, "--format", "csv", "--runs", str(tmp_path))
+        found[name] = {o: c["mean"] for (_, o), c in cells(out).items() if c["n"] != "0"}
+    assert found == {
+        "table2": {"optim=adam lrd.p=1": "91.0", "optim=adam lrd.p=0.3": "92.0"},
+        "table3": {"optim=adam +arm=base": "91.0", "optim=adam +arm=lrd_ng": "94.0"},
+        "table4": {"+arm=base": "91.0", "+arm=sd_0.7": "93.0"},
+    }
+
+
+def test_the_papers_rmsprop_with_lrd_stands_beside_the_authors_optimizer(tmp_path, capsys):
+    out, _ = show(capsys, "rmsprop_decay", "--format", "csv", "--runs", str(tmp_path))
+    assert {o: c["paper"] for (_, o), c in cells(out).items()} == {
+        "optim=rmsprop lrd.p=1": "92.71",
+        "optim=rmsprop lrd.p=0.5": "",
+        "optim=rmsprop_authors lrd.p=1": "",
+        "optim=rmsprop_authors lrd.p=0.5": "93.68",
+    }
+
+
+def test_the_commands_fill_exactly_the_empty_cells(tmp_path: Path, capsys):
+    made = [("adam", "1"), ("adam", "0.3"), ("sgdm", "0.9")]
+    for optim, p in made:
+        finish(tmp_path, 90.0, "+experiment=table2", f"optim={optim}", f"lrd.p={p}")
+    _, err = show(capsys, "table2", "--runs", str(tmp_path))
+    commands = [line.strip() for line in err.splitlines() if "run.py" in line]
+    runs = [run for line in commands for run in sweep.cells("table2", shlex.split(line)[4:])]
+    pairs = {(run[0], run[1]) for run in runs}
+    assert len(pairs) == 9 and len(runs) == 27
+    assert not pairs & {(f"optim={optim}", f"lrd.p={p}") for optim, p in made}
+    for run in runs:
+        if "seed=0" in run:
+            finish(tmp_path, 91.0, *run)
+    out, err = show(capsys, "table2", "--format", "csv", "--runs", str(tmp_path))
+    assert not err and {cell["n"] for cell in cells(out).values()} == {"1"}
+
+
+def test_runs_that_failed_are_counted_apart(tmp_path: Path, capsys):
+    here = ("task=cifar10", "optim=adam", "lrd.p=0.1")
+    finish(tmp_path, 90.0, *here)
+    begun(tmp_path, 1, *here).write(status="failed", error="train_loss is nan")
+    out, _ = show(capsys, "table2", "--runs", str(tmp_path))
+    (line,) = (line for line in out.splitlines() if "failed" in line)
+    assert line.split() == ["n", "1", "(1", "failed)", "-"]
+    out, _ = show(capsys, "table2", "--format", "csv", "--runs", str(tmp_path))
+    cell = cells(out)["table2", "optim=adam lrd.p=0.1"]
+    assert (cell["n"], cell["failed"], cell["mean"]) == ("1", "1", "90.0")
+
+
+def test_differences_are_paired_by_seed(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch):
+    """LRD less base by hand: 1, 2, 3 at seeds 0 to 2; seed 3 has no pair."""
+    whole = layout.TABLES["lr_control"]
+    adam = tuple(row for row in whole.rows if row[0] == ("Adam",))
+    monkeypatch.setitem(layout.TABLES, "lr_control", replace(whole, rows=adam))
+    for seed, (base, half, lrd) in enumerate([(90, 92, 91), (91, 92, 93), (92, 92, 95)]):
+        for arm, value in (("base", base), ("base_half", half), ("lrd", lrd)):
+            asked = ("+experiment=lr_control", "optim=adam", f"+arm={arm}")
+            finish(tmp_path, value, *asked, seed=seed)
+    finish(tmp_path, 10.0, "+experiment=lr_control", "optim=adam", "+arm=lrd", seed=3)
+    out, err = show(capsys, "lr_control", "--runs", str(tmp_path))
+    one, two = (f"{4.302652729911275 * sd / math.sqrt(3):.2f}" for sd in (1, 2))
+    lines = [line.split() for line in out.partition("Differences")[2].splitlines()]
+    start = next(i for i, line in enumerate(lines) if line[:1] == ["Adam"])
+    assert lines[start] == ["Adam", "LRD", "-", "base", "+2.00", one, "3"]
+    assert lines[start + 1][-3:] == ["+1.00", one, "3"]  # half the rate less base: 2, 1, 0
+    assert lines[start + 2][-3:] == ["+1.00", two, "3"]  # -1, 1, 3
+    assert lines[start + 3][-3:] == ["-", "-", "-"]  # LRD rescaled has no run
+    assert err == (
+        "\nempty cells are filled by:\n"
+        "  python run.py -m +experiment=lr_control optim=adam +arm=lrd_rescaled\n"
+    )
+
+
+def test_scale_is_said_in_every_format(tmp_path: Path, capsys):
+    finish(tmp_path, 90.5, "task=cifar10", "optim=sgdm", "lrd.p=0.7", "train.epochs=30")
+    for form in table.FORMATS:
+        asked = ("table2", "scale=0.15", "--format", form, "--runs", str(tmp_path))
+        out, err = show(capsys, *asked)
+        percent = r"15 \%" if form == "latex" else "15 %"
+        said = "sgdm lrd.p=0.7 scale=0.15" if form == "csv" else f"[scale=0.15 ({percent} of the"
+        assert said in out and "90.5" in out
+        assert err.count("scale=0.15\n") == err.count("run.py") == 2
+
+
+def test_settings_that_make_cells_the_same_are_refused(capsys):
+    assert table.main(["table2", "lrd.p=0.3"]) == 2
+    said = "cells must be different configurations, got lrd.p=0.3: two are the same"
+    assert capsys.readouterr().err == f"error: {said}\n"
+
+
 @pytest.mark.parametrize("form", table.FORMATS)
 def test_every_format_shows_every_cell(form: str, tmp_path: Path, capsys):
     finish(tmp_path, 91.25, "task=mnist", "optim=radam", "lrd.p=0.5")
@@ -106,6 +259,25 @@ def test_every_format_shows_every_cell(form: str, tmp_path: Path, capsys):
         assert out.count("&") == 13 * 7 and r"\begin{tabular}{lllccccc}" in out
     if form == "markdown":
         assert all(line.count("|") == 9 for line in out.splitlines() if line.startswith("|"))
+
+
+@pytest.mark.parametrize("name", ["table2", "table3", "table4", "rmsprop_decay"])
+def test_every_row_of_every_format_has_every_column(name: str, tmp_path: Path, capsys):
+    count = len(layout.TABLES[name].cells())
+    out, _ = show(capsys, name, "--format", "csv", "--runs", str(tmp_path))
+    rows = list(csv.reader(io.StringIO(out)))
+    assert len(rows) == 1 + count and {len(row) for row in rows} == {len(rows[0])}
+    out, _ = show(capsys, name, "--format", "markdown", "--runs", str(tmp_path))
+    for part in out.split("\n\n"):
+        widths = {line.count("|") for line in part.splitlines() if line.startswith("|")}
+        assert len(widths) <= 1
+    out, _ = show(capsys, name, "--format", "latex", "--runs", str(tmp_path))
+    for part in out.split("\\begin{tabular}{")[1:]:
+        columns = len(part.partition("}")[0])
+        body = part.partition("\\end{tabular}")[0]
+        assert {line.count("&") for line in body.splitlines()[1:] if "&" in line} == {columns - 1}
+    assert out.count(r"\begin{table}") == out.count(r"\end{table}") == out.count(r"\caption{")
+    assert not any(line.replace(r"\%", "").count("%") for line in out.splitlines())
 
 
 def test_a_mistake_in_the_settings_is_one_line(capsys):
@@ -123,3 +295,7 @@ def test_the_papers_numbers_are_those_of_the_layout():
         for arm in ("base", "lrd")
     ]
     assert printed == flat
+    for name in ("table2", "table3", "table4"):
+        asked = sorted(c.paper or 0.0 for c in layout.TABLES[name].cells())
+        there = [v for row in numbers[name]["cells"].values() for v in row.values()]
+        assert asked == sorted(there)

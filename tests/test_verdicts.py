@@ -147,7 +147,7 @@ def test_every_claim_of_the_paper_is_asked_of_cells_that_compose():
     assert len(convergence) == 12
     assert convergence[0][0].overrides == ("optim=rmsprop", "lrd.p=1")
     assert convergence[0][1].overrides == ("optim=sgdm", "lrd.p=0.5")
-    for cell in {cell for c in claims for r in c.rules for pair in r.pairs for cell in pair}:
+    for cell in {cell for c in claims for r in c.rules for cell in r.pairs[-1]}:
         read(compose([f"+experiment={cell.experiment}", *cell.overrides]))
 
 
