@@ -8,11 +8,11 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+from composed import identity_of
 from layout import Cell
 from scipy import stats
 
-from lrd.compose import compose, read
-from lrd.identity import differences, fingerprint, identity
+from lrd.identity import differences, fingerprint
 from lrd.runs import Run, find
 
 
@@ -81,7 +81,7 @@ def tell(filled: Sequence[Filled], commands: Sequence[str], what: str, root: str
 @cache
 def wanted(cell: Cell, overrides: tuple[str, ...]) -> dict[str, Any]:
     """The identity that ``cell`` asks for, under further overrides of the user's."""
-    return identity(read(compose([f"+experiment={cell.experiment}", *cell.overrides, *overrides])))
+    return identity_of([f"+experiment={cell.experiment}", *cell.overrides, *overrides])
 
 
 def fill(cells: Sequence[Cell], root: str, overrides: Sequence[str]) -> dict[Cell, Filled]:

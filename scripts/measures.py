@@ -23,8 +23,8 @@ def difference(measure: Measure, base: Run, other: Run) -> float | None:
     if measure.name == "reach":
         return _reach(measure.keys[0], base, other)
     of = {"final": _final, "mean": _mean, "gap": _gap}[measure.name]
-    values = [of(run, measure.keys) for run in (base, other)]
-    return None if None in values else values[1] - values[0]
+    first, second = (of(run, measure.keys) for run in (base, other))
+    return None if first is None or second is None else second - first
 
 
 def _final(run: Run, keys: Sequence[str]) -> float | None:

@@ -25,6 +25,8 @@ from pooled import pool
 Status = Literal["confirmed", "not confirmed", "contradicted", "not enough data"]
 Interval = tuple[float, float]
 LEVEL, MOST = 0.95, 0.8
+# What one part says of a claim outweighs what another does, in this order.
+WORST: tuple[Status, ...] = ("contradicted", "not enough data", "not confirmed")
 
 
 @dataclass(frozen=True)
@@ -144,14 +146,16 @@ class Part:
 
     @cached_property
     def status(self) -> Status:
-        statuses = [c.status for c in self.comparisons]
+        statuses: list[Status] = [c.status for c in self.comparisons]
         against = statuses.count("contradicted")
         enough = len(self.told) == len(statuses)
         if self.of.together == "pooled":
             if any(c.opposite for c in self.comparisons):
                 return "contradicted"
+            if enough and len(statuses) == 1:
+                return statuses[0]
             if not enough or self.pooled is None:
-                return statuses[0] if enough else "not enough data"
+                return "not enough data"
             mean, low, high = self.pooled
             status = decide(self.of, mean, (low, high), (low, high))
             failed = any(c.failed for c in self.comparisons)
@@ -186,11 +190,9 @@ class Verdict:
 
     @property
     def status(self) -> Status:
-        statuses = [part.status for part in self.parts]
-        for status in ("contradicted", "not enough data", "not confirmed"):
-            if status in statuses:
-                return status
-        return "confirmed"
+        statuses = {part.status for part in self.parts}
+        worst: list[Status] = [status for status in WORST if status in statuses]
+        return worst[0] if worst else "confirmed"
 
     @property
     def why(self) -> str:
@@ -214,11 +216,11 @@ def _why(part: Part) -> str:
     if part.pooled is not None:
         mean, low, high = part.pooled
         what += f"{some}{len(told)} pooled "
-    else:
-        (one,) = told
+    else:  # one alone, or several that share too few seeds to be pooled
+        one = told[0]
         assert one.mean is not None and one.low is not None and one.high is not None
         mean, low, high = one.mean, one.low, one.high
-        what += some + ("1 " if some else "")
+        what += some + ("1 " if some or len(told) > 1 else "")
     text = f"{what}{mean:+.3g} ({low:+.3g} to {high:+.3g}) {part.unit}".rstrip()
     up = sum(c.status == "confirmed" for c in told)
     each = f"; {up} of {len(told)} confirmed by themselves" if len(told) > 1 else ""
@@ -228,10 +230,8 @@ def _why(part: Part) -> str:
 def judged(root: str | Path, overrides: Sequence[str] = (), file: Path = FILE) -> list[Verdict]:
     """Every claim. Raises ValueError, in one line, for a file of claims that is not sound."""
     seeds, claims = read_claims(file)
-    pairs = [pair for claim in claims for rule in claim.rules for pair in rule.pairs]
-    filled = fill(
-        list(dict.fromkeys(cell for pair in pairs for cell in pair)), str(root), overrides
-    )
+    asked = (c for claim in claims for rule in claim.rules for pair in rule.pairs for c in pair)
+    filled = fill(list(dict.fromkeys(asked)), str(root), overrides)
     return [
         Verdict(claim, tuple(_part(rule, filled, seeds) for rule in claim.rules))
         for claim in claims

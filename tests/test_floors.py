@@ -116,6 +116,7 @@ def test_wandb_is_imported_only_when_it_is_switched_on():
         "equivalence.py fast_digits",
         "compare.py quickstart optim=adam",
         "plan.py quickstart",
+        "report.py --help",
     ],
 )
 def test_reading_scripts_need_no_torch(script: str, tmp_path: Path):

@@ -81,6 +81,16 @@ def test_comparisons_together(together: str, parts: list[tuple[float, ...]], sta
     assert Part(of, made).status == status
 
 
+def test_comparisons_that_share_no_seed_are_not_pooled():
+    of = rule("rise", together="pooled")
+    cell = Cell("quickstart", ())
+    other = Comparison(of, cell, cell, {7: 1.0, 8: 1.1, 9: 0.9}, 3, 0.95)
+    apart = (comparison(UP, of), other)
+    part = Part(of, apart)
+    assert part.pooled is None and part.status == "not enough data"
+    assert "1 +1 " in verdicts._why(part)
+
+
 def test_one_of_many_comparisons_contradicts_at_a_wider_interval():
     """-1 with deviation 0.2 at n = 3: t = 8.66, p = 0.013; below 0.05, above 0.05 / 10."""
     differences = (-1.2, -1.0, -0.8)

@@ -1,0 +1,91 @@
+"""Runs as training leaves them, without training: for the tests of what reads them."""
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lrd.compose import compose, read
+from lrd.config import Config
+from lrd.runs import Run, open_run
+
+Line = dict[str, float]
+PROVENANCE: dict[str, Any] = {
+    "started": "2026-03-01T08:00:00+00:00",
+    "ended": "2026-03-02T09:30:00+00:00",
+    "score": {"name": "test_accuracy", "maximize": True, "unit": "%"},
+    "versions": {"lrd": "0.1.0", "python": "3.11.7", "torch": "2.14.1", "torchvision": "0.29.1"},
+    "commit": "0123456789ab",
+    "hardware": {"cpu": "Testing CPU", "cores": 2, "gpu": None},
+    "device": "cpu",
+    "threads": 1,
+    "precision": "fp32",
+    "matmul": "default",
+    "implementation": "generic",
+}
+
+
+def configured(root: Path, *overrides: str) -> Config:
+    return read(compose([f"run.dir={root}", *overrides]))
+
+
+def finish(config: Config, seed: int, lines: Sequence[Line], **record: Any) -> Run:
+    """The finished run of a seed with these metrics; ``record`` replaces what it says of itself."""
+    run = open_run(replace(config, seed=seed))
+    scores = [line["test_accuracy"] for line in lines]
+    best = max(scores)
+    told = PROVENANCE | {
+        "status": "finished",
+        "scale": config.scale,
+        "choices": {"model": "fcnet", "optim": config.optim["_target_"].rpartition(".")[2]},
+        "final": {"value": scores[-1], "epoch": len(lines)},
+        "best": {"value": best, "epoch": 1 + scores.index(best)},
+    }
+    run = run.write(**told | record)
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (run.folder / "metrics.jsonl").write_text(text)
+    return run
+
+
+def curve(final: float, epochs: int, wobble: float = 0.0) -> list[Line]:
+    """A run that learns: accuracy rises to ``final``, the loss falls; a second an epoch."""
+    lines = []
+    for epoch in range(1, epochs + 1):
+        left = math.exp(-6 * epoch / epochs) if epoch < epochs else 0.0
+        noise = wobble * math.sin(epoch * 12.9898 + final)
+        lines.append(
+            {
+                "epoch": epoch,
+                "train_loss": 0.01 + 2.3 * left * (1 + 0.1 * noise),
+                "train_accuracy": final + 1 - 50 * left + noise * left,
+                "test_accuracy": final - 50 * left + noise * left,
+                "seconds": 1.0,
+                "train_seconds": 0.9,
+            }
+        )
+    return lines
+
+
+def grid(
+    root: Path,
+    experiment: str,
+    optims: Iterable[str],
+    seeds: int,
+    epochs: int,
+    *overrides: str,
+    gain: float = 0.5,
+) -> dict[tuple[str, str], list[Run]]:
+    """Every optimizer with and without LRD, which is better by ``gain``, give or take the seed."""
+    made = {}
+    for place, optim in enumerate(optims):
+        for p in ("1", "0.5"):
+            asked = (f"+experiment={experiment}", f"optim={optim}", f"lrd.p={p}", *overrides)
+            config = configured(root, *asked)
+            lift = gain if p != "1" else 0.0
+            made[optim, p] = [
+                finish(config, s, curve(90 + place + lift * (1 + 0.1 * s) + 0.05 * s, epochs, 0.5))
+                for s in range(seeds)
+            ]
+    return made
