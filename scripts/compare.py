@@ -9,12 +9,12 @@ first's. The primary answer is the 95 % t interval. Trains nothing. The seeds ar
 seed=0,1,2, else the experiment's, else 0 to 9.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from itertools import chain
 
 from cells import tell
+from command import reader
 from comparison import Comparison, compare
 from sections import convergence, planned, scores
 from study import Arms, Study, missing, studies
@@ -62,11 +62,7 @@ def warnings(table: dict[str, Comparison]) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("experiment")
-    parser.add_argument("overrides", nargs="*", help="settings that differ from the experiment's")
+    parser = reader(__doc__, "experiment")
     parser.add_argument(
         "--arms",
         nargs=2,
@@ -76,7 +72,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--gap", type=float, help="the difference to plan for (default: the paper's)"
     )
-    parser.add_argument("--runs", default="runs", help="folder of the runs (default: runs)")
     args = parser.parse_intermixed_args(arguments)
     try:
         if args.gap is not None and not 0 < abs(args.gap) < float("inf"):

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from cells import Filled
-from curves import BLACK, BLUE, VERMILION
+from looks import BLACK, BLUE, VERMILION
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable

@@ -5,10 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from layout import TABLES, TWO
-from looks import BLACK as BLACK
-from looks import BLUE as BLUE
 from looks import GRADIENTS, HUES, KEPT, REGULARIZERS, UNITS_KEPT, Line, Looks
-from looks import VERMILION as VERMILION
 from tabular import BASE, LRD, OPTIMIZERS, PAPER, Cell, Table
 
 

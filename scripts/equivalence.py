@@ -9,11 +9,11 @@ of seed=0,1,2, else the experiment's, else 0 to 9. Equivalent where the 90 % t i
 difference lies within the margin, that is, where both one-sided t tests reject at 5 %.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 
 from cells import tell
+from command import reader
 from paired import Paired
 from study import Study, missing, study
 
@@ -73,11 +73,7 @@ def verdict(pairs: Sequence[tuple[Run, Run]], margin: float) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("experiment")
-    parser.add_argument("overrides", nargs="*", help="settings that differ from the experiment's")
+    parser = reader(__doc__, "experiment")
     parser.add_argument(
         "--arms",
         nargs=2,
@@ -86,7 +82,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="what the second changes of the first (default: train=paper train=fast)",
     )
     parser.add_argument("--margin", type=float, default=0.3, help="in points (default: 0.3)")
-    parser.add_argument("--runs", default="runs", help="folder of the runs (default: runs)")
     args = parser.parse_intermixed_args(arguments)
     try:
         if not 0 < args.margin < float("inf"):

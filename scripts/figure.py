@@ -7,13 +7,13 @@
 Trains nothing, and prints where the figure is. Formats: png, svg, pdf.
 """
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import toy
 from cells import Filled, missing, tell
+from command import reader
 from curves import FIGURES, Figure
 from drawing import FORMATS, draw, encode
 from layout import Cell
@@ -64,13 +64,8 @@ def _curves(figure: Figure, filled: Mapping[Cell, Filled], overrides: Sequence[s
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("figure", help=", ".join(names()))
-    parser.add_argument("overrides", nargs="*", help="settings that differ from the experiment's")
+    parser = reader(__doc__, "figure", help=", ".join(names()))
     parser.add_argument("--format", help=f"{', '.join(FORMATS)} (default: as --out ends, or png)")
-    parser.add_argument("--runs", default="runs", help="folder of the runs (default: runs)")
     parser.add_argument("--out", help="file to write (default: figures/ in the folder of the runs)")
     args = parser.parse_intermixed_args(arguments)
     try:

@@ -7,7 +7,6 @@ Hours are for one run at a time, from the epochs that runs have logged: the medi
 own, else (~) of runs of the same data, task, model and optimizer. A run that failed is not counted.
 """
 
-import argparse
 import shlex
 import sys
 from collections import Counter, defaultdict
@@ -17,6 +16,7 @@ from functools import cached_property
 from statistics import median
 from typing import Any
 
+from command import reader
 from sections import aligned
 from sweep import cells, setting
 from tabular import titled
@@ -171,12 +171,7 @@ def measure(plan: Sequence[Planned], found: Sequence[Pace | None]) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("experiment")
-    parser.add_argument("overrides", nargs="*", help="settings that differ from the experiment's")
-    parser.add_argument("--runs", default="runs", help="folder of the runs (default: runs)")
+    parser = reader(__doc__, "experiment")
     args = parser.parse_intermixed_args(arguments)
     try:
         there = list(find(args.runs))

@@ -8,21 +8,17 @@ Verdicts on the claims, every table and figure, the deviations, all runs: one HT
 no network. Trains nothing, and prints where the page is.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from command import reader
 from figure import save
 from page.build import build
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("overrides", nargs="*", help="settings that differ from the experiments'")
-    parser.add_argument("--runs", default="runs", help="folder of the runs (default: runs)")
+    parser = reader(__doc__)
     parser.add_argument("--out", help="file to write (default: report.html in that folder)")
     args = parser.parse_intermixed_args(arguments)
     out = Path(args.out) if args.out else Path(args.runs) / "report.html"

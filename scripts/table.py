@@ -8,7 +8,6 @@
 Trains nothing. Formats: text, markdown, latex, csv (one line a cell).
 """
 
-import argparse
 import csv
 import io
 import sys
@@ -16,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import tuned
 from cells import Filled, fill, tell
+from command import reader
 from comparison import compare
 from effect import Effect
 from layout import TABLES
@@ -125,13 +125,8 @@ def shown(made: Sequence[Part], form: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("table", choices=TABLES)
-    parser.add_argument("overrides", nargs="*", help="settings that differ from the experiment's")
+    parser = reader(__doc__, "table", choices=TABLES)
     parser.add_argument("--format", choices=FORMATS, default="text")
-    parser.add_argument("--runs", default="runs", help="folder of the runs (default: runs)")
     args = parser.parse_intermixed_args(arguments)
     try:
         made = parts(args.table, args.runs, args.overrides)

@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Sheet
 from outcomes import Count, Outcome, compared, outcome
 from panels import BLANK, GREY, look
+from tabular import titled
 
 Fill = Mapping[Cell, Filled]
 RATES = (0.0125, 0.025, 0.05, 0.1, 0.2, 0.4)
@@ -117,8 +118,7 @@ def _say(axis: Axes, text: str) -> None:
 
 
 def _title(sheet: Sheet, figure: Figure, overrides: Sequence[str], note: str) -> None:
-    title = figure.title + (f" [{' '.join(overrides)}]" if overrides else "")
-    sheet.suptitle(textwrap.fill(title, 100))
+    sheet.suptitle(textwrap.fill(titled(figure.title, overrides), 100))
     sheet.supxlabel(note, fontsize=6.5, color=GREY)
 
 

@@ -45,7 +45,7 @@ RUNS = {
     "quickstart": 5 * 2 * 3,
     "fast_digits": 2 * 10,
     "fast_cifar10": 2 * 10,
-    "smoke": 3 * 1 * 2,
+    "smoke": 4 * 1 * 2,
 }
 BASE, LRD = "lrd.p=1", "lrd.p=0.5"
 OPTIMIZERS = ("sgdm", "rmsprop", "adam", "amsgrad", "radam")

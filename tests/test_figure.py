@@ -12,6 +12,7 @@ from typing import Any
 import curves
 import drawing
 import figure
+import looks
 import numpy as np
 import points
 import pytest
@@ -379,7 +380,7 @@ def test_the_command_for_what_is_missing_makes_it(tmp_path: Path, capsys):
 def test_many_printed_values_are_marks_of_their_own(tmp_path: Path):
     cells = [Cell("quickstart", ("optim=adam", f"lrd.p={p}")) for p in (1, 0.5, 0.1)]
     variants = [
-        Curve(f"p = {i}", "", cell, curves.BLUE, paper={"test_accuracy": 90.0 + i})
+        Curve(f"p = {i}", "", cell, looks.BLUE, paper={"test_accuracy": 90.0 + i})
         for i, cell in enumerate(cells)
     ]
     panel = Panel("test_accuracy", "Test accuracy", "%")

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from lrd import LRDropout
 from lrd.masks import keep_mask
 from lrd.rmsprop import RMSpropDecayInMoment
+from tests.lrd_options import OPTIONS
 
 P, SEED = 0.6, 3
 Make = Callable[[list[Tensor]], Optimizer]
@@ -39,14 +40,6 @@ BASES: dict[str, tuple[type[Optimizer], dict[str, Any]]] = {
     "Adafactor": (torch.optim.Adafactor, dict(lr=0.01)),
     "Muon": (getattr(torch.optim, "Muon", torch.optim.SGD), dict(lr=0.01)),
     "LBFGS": (torch.optim.LBFGS, dict(lr=0.1, max_iter=3)),
-}
-# The paper's, and what goes beyond it.
-OPTIONS: dict[str, dict[str, Any]] = {
-    "paper": {},
-    "row": dict(granularity="row"),
-    "tensor": dict(granularity="tensor"),
-    "rescaled": dict(rescale=True),
-    "row rescaled": dict(granularity="row", rescale=True),
 }
 FORMS = [
     (name, form)

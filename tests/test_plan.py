@@ -152,12 +152,12 @@ def test_a_cell_that_is_swept_twice_is_counted_once(tmp_path: Path, capsys):
 
 
 @pytest.mark.parametrize(
-    "name, number", [("table2", 36), ("figure10", 36), ("table4", 15), ("smoke", 6)]
+    "name, number", [("table2", 36), ("figure10", 36), ("table4", 15), ("smoke", 8)]
 )
 def test_a_plan_is_the_whole_experiment(name: str, number: int, tmp_path: Path, capsys):
     out, err = show(capsys, tmp_path, name)
     assert f"\n{number} runs: {number} not begun\n" in out
-    kinds = {"table2": 2, "figure10": 2, "table4": 1, "smoke": 3}
+    kinds = {"table2": 2, "figure10": 2, "table4": 1, "smoke": 4}
     assert err.count(f"python run.py -m +experiment={name} ") == kinds[name]
 
 

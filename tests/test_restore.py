@@ -14,6 +14,7 @@ from lrd.masks import keep_mask
 from lrd.reference import NaiveSnapshot, Span
 from lrd.restore import SMALL, Snapshot
 from lrd.units import UnitSnapshot
+from tests.lrd_options import OPTIONS
 
 P, SEED, STEP = 0.6, 5, 9
 # Around every edge: a row, the packing of small ones, a chunk; nothing, and one element.
@@ -104,15 +105,6 @@ def test_infinities_and_nans_come_back_to_the_bit():
         snapshot.restore(SEED, STEP, compile)
         mask = keep_mask(SEED, STEP, P, start=0, count=len(odd))
         assert torch.equal(tensor.view(torch.int32)[~mask], odd.view(torch.int32)[~mask])
-
-
-OPTIONS: dict[str, dict[str, Any]] = {
-    "paper": {},
-    "row": dict(granularity="row"),
-    "tensor": dict(granularity="tensor"),
-    "rescaled": dict(rescale=True),
-    "row rescaled": dict(granularity="row", rescale=True),
-}
 
 
 def after(

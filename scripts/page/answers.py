@@ -5,7 +5,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from verdicts import Part, Verdict
+from judgement import Part
+from verdicts import Verdict
 
 from page.intervals import Ruler, ruler
 
