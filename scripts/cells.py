@@ -62,13 +62,6 @@ def half_width(samples: Any) -> Any:
     return stats.t.ppf(0.975, len(samples) - 1) * stats.sem(samples)
 
 
-def missing(filled: Iterable[Filled], overrides: Sequence[str]) -> list[str]:
-    """The commands that fill what is empty, one an experiment."""
-    empty = dict.fromkeys(f.cell.experiment for f in filled if not f.n)
-    command = "python run.py -m +experiment="
-    return [command + " ".join([name, *overrides]) for name in empty]
-
-
 def tell(filled: Sequence[Filled], commands: Sequence[str], what: str, root: str) -> None:
     """On stderr: the commands by which ``what`` is filled, and what there is if nothing matches."""
     if commands:

@@ -3,7 +3,8 @@
 Composing takes Hydra a tenth of a second, and a table asks for up to a hundred configurations, the
 page for several hundred. So what the groups of a command line compose to is kept, and its values
 are set in a copy: in Hydra too they come after all groups. What came of it is kept in the user's
-cache folder for the next process, as long as no file changes that it rests on.
+cache folder for the next process, as long as no file changes that it rests on. What is needed of
+many is learnt by several processes at once.
 """
 
 import atexit
@@ -11,7 +12,10 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import fields
 from functools import cache
@@ -36,10 +40,30 @@ NUMBERS = {f.name for f in fields(Config) if f.type in (int, float)}  # settings
 
 def identity_of(overrides: Sequence[str]) -> Identity:
     """That of ``python run.py OVERRIDES``. Raises ValueError in one line."""
-    memory, asked = remembered(), json.dumps(list(overrides))
-    if asked not in memory.known:
-        memory.known[asked] = identity(read(recompose(overrides)))
-    return memory.known[asked]
+    return remembered().recall(_name(overrides), lambda: identity(read(recompose(overrides))))
+
+
+def _name(overrides: Sequence[str]) -> str:
+    return json.dumps(list(overrides))
+
+
+def learn(asked: Iterable[Sequence[str]], workers: Executor) -> None:
+    """Identities that will be asked for, by processes of ``workers``, each of which takes command
+    lines of the same groups. A mistake is left to be told to who asks."""
+    known, parts = remembered().known, defaultdict(list)
+    for overrides in asked:
+        if _name(overrides) not in known:
+            parts[_chosen(overrides)].append(overrides)
+    for found in workers.map(_identities, parts.values()):
+        known.update(found)
+
+
+def _identities(asked: Sequence[Sequence[str]]) -> dict[str, Identity]:
+    found = {}
+    for overrides in asked:
+        with suppress(ValueError):
+            found[_name(overrides)] = identity(read(recompose(overrides)))
+    return found
 
 
 def recompose(overrides: Sequence[str]) -> DictConfig:
@@ -49,12 +73,16 @@ def recompose(overrides: Sequence[str]) -> DictConfig:
         parsed = OverridesParser.create().parse_overrides(values)
         if any(o.is_sweep_override() for o in parsed):
             return compose(overrides)
-        config = deepcopy(_groups(tuple(o for o in overrides if not _is_value(o))))
+        config = deepcopy(_groups(_chosen(overrides)))
         for override in parsed:
             OmegaConf.update(config, override.key_or_group, override.value())
         return config
     except Exception:
         return compose(overrides)  # which says what is wrong
+
+
+def _chosen(overrides: Sequence[str]) -> tuple[str, ...]:
+    return tuple(o for o in overrides if not _is_value(o))
 
 
 def _is_value(override: str) -> bool:
@@ -68,27 +96,33 @@ def _groups(overrides: tuple[str, ...]) -> DictConfig:
 
 
 class Memory:
-    """The identities in a file, of which one with another ``key`` is forgotten."""
+    """What came of configurations, by name, in a file; one with another ``key`` is forgotten."""
 
     def __init__(self, path: Path, key: str) -> None:
         self.path, self.key = path, key
-        self.known: dict[str, Identity] = {}
+        self.known: dict[str, Any] = {}
         try:
             there = json.loads(path.read_bytes())
             if there["key"] == key:
-                self.known = dict(there["identities"])
+                self.known = dict(there["known"])
         except (OSError, ValueError, KeyError, TypeError):
             pass  # none yet, or not ours
         self.before = len(self.known)
 
+    def recall(self, name: str, make: Callable[[], Any]) -> Any:
+        """What is known by that name, else what ``make`` gives (as JSON has it)."""
+        if name not in self.known:
+            self.known[name] = make()
+        return self.known[name]
+
     def save(self) -> None:
         """Not what a weights file is part of, whose content may change."""
-        kept = {asked: i for asked, i in self.known.items() if ".weights=" not in asked}
+        kept = {asked: it for asked, it in self.known.items() if ".weights=" not in asked}
         if not self.before < len(kept) <= MOST:
             return
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(self.path, json.dumps({"key": self.key, "identities": kept}).encode())
+            write_whole(self.path, json.dumps({"key": self.key, "known": kept}).encode())
         except OSError:
             pass  # a slower next time
 
@@ -104,9 +138,10 @@ def remembered() -> Memory:
 
 
 def sources() -> list[Path]:
-    """Everything of ours that an identity rests on."""
-    code = (Path(lrd.__file__).parent / f"{name}.py" for name in ("compose", "config", "identity"))
-    return [*sorted(CONFIGS.rglob("*.yaml")), *code]
+    """Everything of ours that what is remembered rests on."""
+    ours = (Path(lrd.__file__).with_name(f"{n}.py") for n in ("compose", "config", "identity"))
+    here = (Path(__file__).with_name(f"{name}.py") for name in ("composed", "sweep"))
+    return [*sorted(CONFIGS.rglob("*.yaml")), *ours, *here]
 
 
 def key_of(files: Iterable[Path]) -> str:

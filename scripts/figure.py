@@ -12,13 +12,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import toy
-from cells import Filled, missing, tell
+from cells import Filled, tell
 from command import reader
 from curves import FIGURES, Figure
 from drawing import FORMATS, draw, encode
 from layout import Cell
 from matplotlib.figure import Figure as Sheet
 from points import fill_curves, series
+from sweep import commands, into
 
 from lrd.runs import write_whole
 
@@ -76,7 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(path)
-    tell(cells, missing(cells, args.overrides), "missing curves are drawn after", args.runs)
+    empty = commands((f.cell for f in cells if not f.n), into(args.runs, args.overrides))
+    tell(cells, empty, "missing curves are drawn after", args.runs)
     return 0
 
 

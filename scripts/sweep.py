@@ -2,9 +2,10 @@
 
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
+from concurrent.futures import Executor
 
 import hydra
+from composed import remembered
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -21,22 +22,28 @@ def setting(override: str) -> str:
     return override.partition("=")[0].lstrip("+~")
 
 
-@cache
-def _params(experiment: str) -> tuple[tuple[str, str], ...]:
+def swept(experiment: str) -> dict[str, str]:
+    """What an experiment sweeps, as on the command line. Raises ValueError where there is none of
+    that name."""
+    return dict(remembered().recall(f"swept {experiment}", lambda: _swept(experiment)))
+
+
+def learn(experiments: Iterable[str], workers: Executor) -> None:
+    """What they sweep, by processes of ``workers``, before it is asked for."""
+    known = remembered().known
+    unknown = [name for name in dict.fromkeys(experiments) if f"swept {name}" not in known]
+    for name, found in zip(unknown, workers.map(_swept, unknown), strict=True):
+        known[f"swept {name}"] = found
+
+
+def _swept(experiment: str) -> dict[str, str]:
     try:
         with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
             asked = [f"+experiment={experiment}"]
             whole = hydra.compose("config", overrides=asked, return_hydra_config=True)
     except Exception as error:
         raise ValueError(explain(error)) from error
-    params = whole.hydra.sweeper.params or {}
-    return tuple((str(name), str(text)) for name, text in params.items())
-
-
-def swept(experiment: str) -> dict[str, str]:
-    """What an experiment sweeps, as on the command line. Raises ValueError where there is none of
-    that name."""
-    return dict(_params(experiment))
+    return {str(name): str(text) for name, text in (whole.hydra.sweeper.params or {}).items()}
 
 
 def _parsed(overrides: Sequence[str]) -> list[Override]:
@@ -65,6 +72,11 @@ def cells(experiment: str, overrides: Sequence[str] = ()) -> list[tuple[str, ...
     except Exception as error:
         raise ValueError(explain(error)) from error
     return [tuple(run) for run in batch]
+
+
+def into(root: str, overrides: Sequence[str]) -> list[str]:
+    """The overrides of runs that are to lie in this folder."""
+    return [*overrides, *([] if root == "runs" else [f"run.dir={root}"])]
 
 
 def commands(asked: Iterable[Cell], overrides: Sequence[str] = ()) -> list[str]:

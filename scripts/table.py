@@ -19,7 +19,7 @@ from command import reader
 from comparison import compare
 from effect import Effect
 from layout import TABLES
-from sweep import commands
+from sweep import commands, into
 from tabular import Cell, Table, require_apart, titled
 from typeset import TYPESET, Block
 
@@ -136,7 +136,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(shown(made, args.format))
     empty = []
     for _, filled, overrides in made:
-        empty += commands((cell for cell, f in filled.items() if not f.n), overrides)
+        cells = (cell for cell, f in filled.items() if not f.n)
+        empty += commands(cells, into(args.runs, overrides))
     everything = [f for _, filled, _ in made for f in filled.values()]
     tell(everything, empty, "empty cells are filled by", args.runs)
     return 0

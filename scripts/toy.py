@@ -7,7 +7,7 @@ from typing import Any
 
 import matplotlib.style
 import numpy as np
-from cells import Filled, missing
+from cells import Filled
 from contours import draw_function, draw_paths, handles
 from curves import Curve, Figure, Group, pair
 from drawing import STYLE, WIDTH
@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Sheet
 from outcomes import Count, Outcome, compared, outcome
 from panels import BLANK, GREY, look
+from sweep import commands
 from tabular import titled
 
 Fill = Mapping[Cell, Filled]
@@ -54,8 +55,9 @@ def draw_landscape(figure: Figure, filled: Fill, overrides: Sequence[str] = ()) 
             rate = filled[share.cell].identity["optim.lr"]
             axis.set_title(f"{share.label}, rate {rate:g}", fontsize=7.5, fontweight="bold")
             axis.set_xlabel("\n".join(["x", *(came_to.lines() if came_to else ())]), fontsize=6.5)
-            if commands := missing([filled[often.cell], filled[share.cell]], overrides):
-                _say(axis, "\n".join(["missing runs are made by", *commands]))
+            empty = (curve.cell for curve in (often, share) if not filled[curve.cell].n)
+            if lines := commands(empty, overrides):
+                _say(axis, "\n".join(["missing runs are made by", *lines]))
         axes[0].set_ylabel("y")
         bar = sheet.colorbar(shade, ax=axes, shrink=0.7, pad=0.01, label="f(x, y)")
         bar.set_ticks([10.0**power for power in range(-1, 5)])

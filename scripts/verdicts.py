@@ -18,6 +18,7 @@ from command import reader
 from judgement import LEVEL, Comparison, Part, Status
 from layout import Cell
 from measures import difference
+from sweep import into
 
 # What one part says of a claim outweighs what another does, in this order.
 WORST: tuple[Status, ...] = ("contradicted", "not enough data", "not confirmed")
@@ -97,7 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(textwrap.indent(textwrap.fill(verdict.why, 95), "    "))
     commands = dict.fromkeys(name for verdict in found for name in verdict.missing)
     if commands:
-        lines = [" ".join([f"python run.py -m +experiment={n}", *args.overrides]) for n in commands]
+        given = " ".join(into(args.runs, args.overrides))
+        lines = [f"python run.py -m +experiment={name} {given}".rstrip() for name in commands]
         print("\nseeds are missing in:", *lines, sep="\n  ", file=sys.stderr)
     return 0
 

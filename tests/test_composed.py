@@ -1,21 +1,27 @@
 """Identities that are remembered are those that composing anew gives."""
 
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import composed
 import pytest
+import sweep
 from composed import Memory, identity_of, key_of, recompose, sources
 
 from lrd.compose import CONFIGS, compose, read
 from lrd.identity import identity
+
+P_AND_SEED = {"lrd.p": "1,0.1,0.3,0.5,0.7,0.9", "seed": "0,1,2"}
 
 
 @pytest.fixture(autouse=True)
 def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Memory:
     """An empty one, in place of the user's."""
     made = Memory(tmp_path / "cache" / "identities.json", "key")
-    monkeypatch.setattr(composed, "remembered", lambda: made)
+    for module in (composed, sweep):
+        monkeypatch.setattr(module, "remembered", lambda: made)
     return made
 
 
@@ -73,12 +79,32 @@ def test_the_next_process_composes_nothing(memory: Memory, monkeypatch: pytest.M
     assert identity_of(asked) == expected
 
 
+def test_what_several_processes_learn_is_what_one_finds(
+    memory: Memory, monkeypatch: pytest.MonkeyPatch
+):
+    """Alike groups go to one process; a mistake says nothing until it is asked for."""
+    good = [["optim=adam", f"lrd.p={p}"] for p in (1, 0.5)] + [["task=mnist", "lrd.p=0.5"]]
+    alone = [identity(read(compose(overrides))) for overrides in good]
+    swept = sweep._swept("table2")
+    with ProcessPoolExecutor(2, get_context("spawn")) as workers:
+        composed.learn([*good, ["optim=none"], good[0]], workers)
+        sweep.learn(["table2", "table2"], workers)
+    monkeypatch.setattr(composed, "compose", lambda _: pytest.fail("composed anew"))
+    monkeypatch.setattr(sweep, "_swept", lambda _: pytest.fail("composed anew"))
+    assert [identity_of(overrides) for overrides in good] == alone
+    assert sweep.swept("table2") == swept == {"optim": "adam,sgdm", **P_AND_SEED}
+    assert len(memory.known) == 4
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="optim=none is no choice"):
+        identity_of(["optim=none"])
+
+
 def test_what_is_of_other_files_or_damaged_is_forgotten(memory: Memory):
     memory.known["a"] = {"lrd.p": 1}
     memory.save()
     assert Memory(memory.path, "key").known == {"a": {"lrd.p": 1}}
     assert Memory(memory.path, "another").known == {}
-    for damage in (b"", b"[]", b"{", b'{"key": "key", "identities": 3}'):
+    for damage in (b"", b"[]", b"{", b'{"key": "key", "known": 3}'):
         memory.path.write_bytes(damage)
         assert Memory(memory.path, "key").known == {}
 
@@ -101,6 +127,7 @@ def test_a_weights_file_may_change_and_is_not_remembered(memory: Memory, tmp_pat
 def test_every_file_that_an_identity_rests_on_is_part_of_the_key(tmp_path: Path):
     there = sources()
     assert {path.name for path in there} >= {"compose.py", "config.py", "identity.py", "adam.yaml"}
+    assert {path.name for path in there} >= {"composed.py", "sweep.py"}
     assert len([path for path in there if path.suffix == ".yaml"]) == len(
         [*CONFIGS.rglob("*.yaml")]
     )

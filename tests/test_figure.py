@@ -217,7 +217,9 @@ def test_an_optimizers_runs_are_drawn_in_its_column_alone(tmp_path: Path, capsys
     assert ticks == [1, 2, 3]
     out, err = run(capsys, "figure5", "train.epochs=3", "--runs", str(tmp_path))
     assert out == f"{tmp_path}/figures/figure5.png\n"
-    assert "python run.py -m +experiment=table1_mnist train.epochs=3\n" in err
+    for lacks in ("optim=sgdm,rmsprop,adam,amsgrad", "optim=radam lrd.p=1"):
+        given = f"train.epochs=3 run.dir={tmp_path}"
+        assert f"python run.py -m +experiment=table1_mnist {lacks} {given}\n" in err
 
 
 def test_the_authors_curve_is_drawn_with_sgdm_on_cifar_10():
@@ -400,7 +402,7 @@ def test_runs_of_other_settings_are_not_drawn(tmp_path: Path, capsys, digits, ot
     (tmp_path / "out").mkdir()
     out, err = run(capsys, "digits", "--runs", str(tmp_path), "--out", str(tmp_path / "out/a.svg"))
     assert out == f"{tmp_path}/out/a.svg\n"
-    assert "python run.py -m +experiment=quickstart\n" in err
+    assert f"python run.py -m +experiment=quickstart optim=adam run.dir={tmp_path}\n" in err
     assert f"no run under {tmp_path} matches; there are:\n  1 finished with {other}" in err
     for axis in panels(sheet(digits, tmp_path)):
         assert "no runs yet" in texts(axis) and not lines(axis, "-")

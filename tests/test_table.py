@@ -94,7 +94,8 @@ def test_the_same_table_from_other_settings_says_so(tmp_path: Path, capsys):
     assert "[train.epochs=5]" in out.splitlines()[0]
     ours = next(line for line in out.splitlines() if line.startswith("MNIST"))
     assert "96.50 / -" in ours
-    assert "python run.py -m +experiment=table1_mnist optim=sgdm lrd.p=0.5 train.epochs=5\n" in err
+    given = f"train.epochs=5 run.dir={tmp_path}"
+    assert f"python run.py -m +experiment=table1_mnist optim=sgdm lrd.p=0.5 {given}\n" in err
     out, err = show(capsys, "table1", "--runs", str(tmp_path))
     assert "1 finished with train.epochs=5 instead of 100" in err
 
@@ -149,7 +150,7 @@ def test_every_number_the_paper_prints_in_tables_2_to_4_is_shown(name: str, tmp_
         assert all(set(line[2:]) == {"-"} for line in lines[i : i + 3])
         printed.append(" ".join([lines[i][0], *lines[i + 3][2:]]))
     assert printed == PRINTED[name].strip().splitlines()
-    assert f"\n  python run.py -m +experiment={name}\n" in err
+    assert f"\n  python run.py -m +experiment={name} run.dir={tmp_path}\n" in err
 
 
 def test_the_columns_of_the_tables_are_filled_by_the_cells_that_are_meant(tmp_path, capsys):
@@ -229,7 +230,8 @@ def test_differences_are_paired_by_seed(tmp_path: Path, capsys, monkeypatch: pyt
     assert lines[start + 3][-3:] == ["-", "-", "-"]  # LRD rescaled has no run
     assert err == (
         "\nempty cells are filled by:\n"
-        "  python run.py -m +experiment=lr_control optim=adam +arm=lrd_rescaled\n"
+        "  python run.py -m +experiment=lr_control optim=adam +arm=lrd_rescaled "
+        f"run.dir={tmp_path}\n"
     )
 
 
@@ -241,7 +243,7 @@ def test_scale_is_said_in_every_format(tmp_path: Path, capsys):
         percent = r"15 \%" if form == "latex" else "15 %"
         said = "sgdm lrd.p=0.7 scale=0.15" if form == "csv" else f"[scale=0.15 ({percent} of the"
         assert said in out and "90.5" in out
-        assert err.count("scale=0.15\n") == err.count("run.py") == 2
+        assert err.count(f"scale=0.15 run.dir={tmp_path}\n") == err.count("run.py") == 2
 
 
 def test_settings_that_make_cells_the_same_are_refused(capsys):

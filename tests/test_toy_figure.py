@@ -62,9 +62,10 @@ def test_a_path_begins_at_its_start_and_goes_where_the_run_says(tmp_path: Path):
         *([-3.5, -1.5], [-3.8, 2.8], [-2, 0.4], [0, 1], [0, -0.5], [-2.4, 1.2], [-2.5, 2.8])
     ]
     assert not paths(right)
-    assert "missing runs are made by\npython run.py -m +experiment=figure4" in [
-        text.get_text() for text in right.texts
-    ]
+    assert (
+        "missing runs are made by\npython run.py -m +experiment=figure4 optim=adam lrd.p=0.5"
+        in [text.get_text() for text in right.texts]
+    )
     assert not left.texts
 
 
@@ -224,7 +225,8 @@ def test_the_same_runs_give_the_same_bytes(form: str, tmp_path: Path, capsys: An
     asked = ("figure4", "--format", form, "--runs", str(tmp_path))
     status, out, err = main(capsys, *asked)
     assert status == 0 and out == f"{tmp_path}/figures/figure4.{form}\n"
-    assert "python run.py -m +experiment=figure4\n" in err
+    for lacks in ("lrd.p=0.5", "lrd.p=1 task.steps=20"):
+        assert f"+experiment=figure4 optim=adam {lacks} run.dir={tmp_path}\n" in err
     first = Path(out.strip()).read_bytes()
     assert first.startswith(MAGIC[form])
     main(capsys, *asked)
@@ -235,14 +237,14 @@ def test_the_same_runs_give_the_same_bytes(form: str, tmp_path: Path, capsys: An
 def test_without_any_run_it_says_what_makes_them(name: str, tmp_path: Path, capsys: Any):
     status, out, err = main(capsys, name, "--runs", str(tmp_path / "none"))
     assert status == 0 and Path(out.strip()).stat().st_size > 10_000
-    assert f"python run.py -m +experiment={name}\n" in err
+    assert f"python run.py -m +experiment={name} optim=adam run.dir={tmp_path}/none\n" in err
     assert err.endswith("matches; there are:\n  none that finished\n")
 
 
 def test_other_settings_are_asked_for_on_the_command_line(tmp_path: Path, capsys: Any):
     run_figure4(tmp_path, "lrd.p=1", (30.0,))
     _, _, err = main(capsys, "figure4", "dataset.drawn=50", "--runs", str(tmp_path))
-    assert "python run.py -m +experiment=figure4 dataset.drawn=50\n" in err
+    assert f"+experiment=figure4 optim=adam dataset.drawn=50 run.dir={tmp_path}\n" in err
     assert "1 finished with dataset.drawn=1000 instead of 50" in err
     assert (
         sheet(tmp_path, "figure4", "dataset.drawn=50").get_suptitle().endswith("[dataset.drawn=50]")

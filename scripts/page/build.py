@@ -10,7 +10,8 @@ from cells import wanted
 from layout import TABLES
 
 from lrd.runs import Run, find
-from page.chapters import Chapter, chapter
+from page.ahead import compose_ahead
+from page.chapters import Chapter, at, chapter
 from page.deviations import deviations
 from page.listing import HEADS, NUMBERS, listing
 from page.records import number
@@ -28,12 +29,14 @@ def build(root: str, out: Path, overrides: Sequence[str] = ()) -> tuple[str, lis
         raise ValueError(f"--runs must be a folder of runs, got {root}")
     check(overrides)
     runs = list(find(root))
-    with ProcessPoolExecutor(1, get_context("spawn")) as worker:
-        full = chapter(1.0, root, overrides, worker)
+    lengths = [1.0, *scales(runs, overrides)]
+    with ProcessPoolExecutor(processes(), get_context("spawn")) as workers:
+        compose_ahead([at(scale, overrides) for scale in lengths], workers)
+        full = chapter(1.0, root, overrides, workers)
         if all(study.error for study in full.studies):
             raise ValueError(full.studies[0].error)
-        lengths = [chapter(scale, root, overrides, worker) for scale in scales(runs, overrides)]
-    shorter = [c for c in lengths if any(study.there for study in c.studies)]
+        others = [chapter(scale, root, overrides, workers) for scale in lengths[1:]]
+    shorter = [c for c in others if any(study.there for study in c.studies)]
 
     def folder(run: Run) -> str:
         return os.path.relpath(run.folder, out.parent)
@@ -52,6 +55,11 @@ def build(root: str, out: Path, overrides: Sequence[str] = ()) -> tuple[str, lis
         folder=folder,
     )
     return page, [note for c in [full, *shorter] for note in notes(c)]
+
+
+def processes() -> int:
+    """Those that compose and draw: one for every core of a small machine."""
+    return min(8, len(os.sched_getaffinity(0)))
 
 
 def check(overrides: Sequence[str]) -> None:

@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 
 import table
 from layout import TABLES
+from sweep import into
 from tabular import titled
 from verdicts import Verdict, judged
 
 from page.figures import begin
 from page.grids import grid
-from page.studies import Form, Study, into, table_names
+from page.studies import Form, Study, table_names
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,16 @@ def mark(scale: float) -> str:
     return "" if scale == 1 else f"-at-{scale:g}"
 
 
-def chapter(scale: float, root: str, overrides: Sequence[str], worker: Executor) -> Chapter:
+def at(scale: float, overrides: Sequence[str]) -> list[str]:
+    """The overrides of runs of this length."""
+    return [*overrides, *([f"scale={scale!r}"] if scale != 1 else [])]
+
+
+def chapter(scale: float, root: str, overrides: Sequence[str], workers: Executor) -> Chapter:
     """``overrides`` are the user's, less the scale. What cannot be shown says why in its place.
-    ``worker`` draws the figures."""
-    asked = [*overrides, *([f"scale={scale!r}"] if scale != 1 else [])]
-    begun = begin(mark(scale), root, asked, worker)
+    ``workers`` draw the figures."""
+    asked = at(scale, overrides)
+    begun = begin(mark(scale), root, asked, workers)
     tables = [study for name in TABLES for study in _tables(name, mark(scale), root, asked)]
     try:
         verdicts, notes = judged(root, asked), []

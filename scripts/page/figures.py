@@ -1,4 +1,4 @@
-"""The figures of a chapter, drawn by a process of their own while this one fills the tables."""
+"""The figures of a chapter, drawn by other processes while this one fills the tables."""
 
 from collections.abc import Sequence
 from concurrent.futures import Executor, Future
@@ -30,11 +30,11 @@ class Begun:
             return replace(self.study, error=str(error))
 
 
-def begin(ends: str, root: str, asked: Sequence[str], worker: Executor) -> list[Begun]:
-    return [_begin(name, ends, root, asked, worker) for name in (*toy.FIGURES, *FIGURES)]
+def begin(ends: str, root: str, asked: Sequence[str], workers: Executor) -> list[Begun]:
+    return [_begin(name, ends, root, asked, workers) for name in (*toy.FIGURES, *FIGURES)]
 
 
-def _begin(name: str, ends: str, root: str, asked: Sequence[str], worker: Executor) -> Begun:
+def _begin(name: str, ends: str, root: str, asked: Sequence[str], workers: Executor) -> Begun:
     figure, paint = toy.FIGURES[name] if name in toy.FIGURES else (FIGURES[name], None)
     made = Form("figure", name, name + ends, titled(figure.title, asked), root)
     try:
@@ -44,4 +44,4 @@ def _begin(name: str, ends: str, root: str, asked: Sequence[str], worker: Execut
     study = made.study(figure_names(figure), filled, asked)
     if not study.there:
         return Begun(study)
-    return Begun(study, worker.submit(plot, figure, paint, filled, study.key))
+    return Begun(study, workers.submit(plot, figure, paint, filled, study.key))

@@ -91,7 +91,7 @@ class Form:
         empty = (cell for cell, f in filled.items() if not f.n)
         where = [] if self.root == "runs" else ["--runs", self.root]
         experiments = dict.fromkeys(cell.experiment for cell in filled)
-        given = into(self.root, overrides)
+        given = sweep.into(self.root, overrides)
         return Study(
             self.name,
             self.key,
@@ -109,11 +109,6 @@ class Form:
     def broken(self, error: Exception) -> Study:
         """One that cannot be asked for under these settings, or whose runs cannot be read."""
         return Study(self.name, self.key, self.title, (), (), (), "", (), error=str(error))
-
-
-def into(root: str, overrides: Sequence[str]) -> list[str]:
-    """The overrides of runs that are to lie in this folder."""
-    return [*overrides, *([] if root == "runs" else [f"run.dir={root}"])]
 
 
 def settings(first: Mapping[str, Any], other: Mapping[str, Any]) -> list[tuple[str, Any]]:
