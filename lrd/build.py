@@ -15,6 +15,7 @@ from lrd.implement import implement
 from lrd.kinds import KINDS, kind_of
 from lrd.masks import key
 from lrd.optim import LRDropout
+from lrd.regularizers import Regularizer
 from lrd.schedules import KeepProbability
 from lrd.task import Setup, Task
 from lrd.train import Trainer
@@ -45,10 +46,7 @@ def parts(
     )
     allow, quick = config.run.allow, config.lrd.implementation != "reference"
     kinds = {g: kind_of(g, getattr(config, g), allow, quick) for g in KINDS if g != "regularizer"}
-    regularizers = [  # in the fingerprint's order: some do not commute
-        kind_of("regularizer", node, allow)(seed=config.seed)
-        for _, node in sorted(config.regularizer.items())
-    ]
+    regularizers = _regularizers(config)
     schedule = kinds["schedule"]()
     task = kinds["task"](setup, kinds["dataset"](setup), kinds["model"])
     _check_eval(config.eval, task)
@@ -124,6 +122,21 @@ def _channels_last(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]
         else x
         for x in inputs
     )
+
+
+def _regularizers(config: Config) -> list[Regularizer]:
+    """In the fingerprint's order: some do not commute. Two of one class would draw the same."""
+    made: dict[type, tuple[str, Regularizer]] = {}
+    for name, node in sorted(config.regularizer.items()):
+        one = kind_of("regularizer", node, config.run.allow)(seed=config.seed)
+        if type(one) in made:
+            raise ValueError(
+                f"regularizer.{name} must be of another class than regularizer."
+                f"{made[type(one)][0]}, whose random stream it would share, got "
+                f"{type(one).__name__}"
+            )
+        made[type(one)] = name, one
+    return [one for _, one in made.values()]
 
 
 def _check_eval(settings: Eval, task: Task) -> None:

@@ -159,6 +159,16 @@ def test_a_bad_setting_is_one_line(wrong: tuple[str, str], line: str):
     assert str(caught.value) == f"regularizer.{line}"
 
 
+def test_two_of_one_class_would_draw_the_same_and_are_refused():
+    second = "+regularizer.other={_target_:lrd.regularizers.NoisyGradient,eta:0.2}"
+    with pytest.raises(ValueError) as caught:
+        made("regularizer=ng", second)
+    assert str(caught.value) == (
+        "regularizer.other must be of another class than regularizer.ng, whose random stream it "
+        "would share, got NoisyGradient"
+    )
+
+
 @pytest.mark.parametrize(
     ("kind", "task", "line"),
     [
