@@ -15,6 +15,7 @@ from lrd.implement import implement
 from lrd.kinds import KINDS, kind_of
 from lrd.masks import key
 from lrd.optim import LRDropout
+from lrd.ranks import ALONE, Ranks
 from lrd.regularizers import Regularizer
 from lrd.schedules import KeepProbability
 from lrd.task import Setup, Task
@@ -22,7 +23,7 @@ from lrd.train import Trainer
 
 
 def parts(
-    config: Config, recorded: dict[str, Any] | None = None
+    config: Config, recorded: dict[str, Any] | None = None, ranks: Ranks = ALONE
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """What a Trainer is made of, checked and instantiated, and how it computes; reads no data.
 
@@ -52,6 +53,8 @@ def parts(
     _check_eval(config.eval, task)
     torch.default_generator.manual_seed(key("init", config.seed))
     model = task.model()
+    if config.train.sync_batchnorm:
+        model = ranks.synchronise(model, device)
     for regularizer in regularizers:
         regularizer.on_model(model, task)
     model = model.to(device)
@@ -77,7 +80,8 @@ def parts(
         bf16=precision == "bf16",
         batch_size=config.train.batch_size,
         compiled=config.train.compile,
-        cuda_graph=config.train.cuda_graph,
+        cuda_graph=config.train.cuda_graph and not ranks.several,
+        ranks=ranks,
     )
     return built, {"precision": precision, "matmul": matmul}
 

@@ -55,6 +55,9 @@ class LRD:
 
 @dataclass
 class Train:
+    """``sync_batchnorm``: among several GPUs, batch norm over the whole batch and not a rank's
+    share."""
+
     epochs: int = 100
     batch_size: int = 128
     precision: str = "fp32"
@@ -63,6 +66,7 @@ class Train:
     deterministic: bool = False
     max_steps: int | None = None
     cuda_graph: bool = apart(False)
+    sync_batchnorm: bool = apart(True)
     device: str = apart("auto")
     threads: int | None = apart(None)
     checkpoint_every: int = apart(1)
@@ -132,6 +136,36 @@ class Wandb:
 
 
 @dataclass
+class Cluster:
+    """Where the cells of ``+cluster=slurm`` and ``+cluster=local`` run; else it is not read.
+
+    ``timeout_min`` and ``mem_gb`` are of one job, which is queued anew when its time is over;
+    ``jobs`` are the cells that ``local`` runs at once, by default one a core.
+    """
+
+    partition: str | None = apart(None)
+    qos: str | None = apart(None)
+    account: str | None = apart(None)
+    gpus_per_node: int | None = apart(None)
+    cpus_per_task: int = apart(1)
+    mem_gb: int | None = apart(None)
+    timeout_min: int = apart(240)
+    array_parallelism: int = apart(256)
+    jobs: int | None = apart(None)
+
+    def __post_init__(self) -> None:
+        for name in ("cpus_per_task", "timeout_min", "array_parallelism"):
+            rule(f"cluster.{name}", getattr(self, name), getattr(self, name) >= 1, "at least 1")
+        for name in ("gpus_per_node", "mem_gb", "jobs"):
+            value = getattr(self, name)
+            rule(f"cluster.{name}", value, value is None or value >= 1, "at least 1, or null")
+        for name in ("partition", "qos", "account"):
+            value = getattr(self, name)
+            good = value is None or re.fullmatch(r"[^\s,]+(,[^\s,]+)*", value) is not None
+            rule(f"cluster.{name}", value, good, "a name of the cluster's, or null")
+
+
+@dataclass
 class Config:
     """A whole configuration; the open nodes are plain dictionaries."""
 
@@ -144,6 +178,7 @@ class Config:
     data: Data = field(default_factory=Data)
     run: RunFolder = field(default_factory=RunFolder)
     wandb: Wandb = field(default_factory=Wandb)
+    cluster: Cluster = field(default_factory=Cluster)
     task: dict[str, Any] = field(default_factory=dict)
     dataset: dict[str, Any] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)

@@ -64,7 +64,8 @@ class Captured:
         now.wait_stream(self.stream)
 
     def _capture(self, batch: Batch) -> None:
-        self.batch = Batch(*(t.clone() for t in _tensors(batch) or ()))
+        inputs, targets, index = (t.clone() for t in _tensors(batch) or ())
+        self.batch = Batch(inputs, targets, index)
         self.graph = self.cuda.CUDAGraph()
         with self._aside(), self.cuda.graph(self.graph, stream=self.stream):
             self.result = self.compute(self.batch)

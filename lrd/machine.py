@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lrd.config import Config
+from lrd.ranks import here, place
 
 _THREADS = torch.get_num_threads()
 # A float32 matrix product through oneDNN is taken where it is this much faster ...
@@ -32,7 +33,12 @@ def prepare(config: Config, recorded: dict[str, Any] | None = None) -> tuple[tor
     train, gpu = config.train, torch.cuda.is_available()
     if train.device == "cuda" and not gpu:
         raise ValueError("train.device must be auto or cpu where torch finds no GPU, got cuda")
-    device = torch.device("cuda", 0) if gpu and train.device != "cpu" else torch.device("cpu")
+    device = torch.device("cuda", place()) if gpu and train.device != "cpu" else torch.device("cpu")
+    if device.type == "cuda" and place() >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise ValueError(
+            f"--nproc_per_node must be at most the {count} GPUs of this machine, got {here()}"
+        )
     torch.set_num_threads(train.threads or _THREADS)
     float32 = "tf32" if train.precision == "tf32" else "ieee"
     torch.backends.cuda.matmul.fp32_precision = float32
@@ -68,11 +74,12 @@ def precision(wanted: str, device: torch.device) -> str:
 
 
 def workers(wanted: int | None, device: torch.device) -> int:
-    """Processes that load data: by default one for each core, up to 8, beside a GPU, and none on a
-    CPU, whose cores the training has."""
+    """Processes that load data: by default one for each core of a rank, up to 8, beside a GPU, and
+    none on a CPU, whose cores the training has."""
     if wanted is not None:
         return wanted
-    return min(8, len(os.sched_getaffinity(0))) if device.type == "cuda" else 0
+    cores = len(os.sched_getaffinity(0)) // here()
+    return min(8, max(1, cores)) if device.type == "cuda" else 0
 
 
 def has_bf16(device: torch.device) -> bool:

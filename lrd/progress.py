@@ -2,12 +2,13 @@
 
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from lrd.log import Numbers
+from lrd.ranks import Ranks
 from lrd.task import Batch, Step
 
 
@@ -57,6 +58,22 @@ class Progress:
             **{f"train_{name}": total / self.step for name, total in losses.items()},
             **{f"train_{name}": float(s) / self.samples for name, s in self.stats.items()},
         }
+
+    def over(self, ranks: Ranks) -> "Progress":
+        """With the sums of all ``ranks``; every one of them must ask."""
+        counted = {"": torch.tensor(self.samples)}
+        return replace(
+            self,
+            samples=int(ranks.summed(counted)[""]),
+            losses=ranks.summed(self.losses),
+            stats=ranks.summed(self.stats),
+        )
+
+    def forget(self) -> None:
+        """Begin the sums anew: another rank has them."""
+        self.samples = 0
+        for total in (*self.losses.values(), *self.stats.values()):
+            total.zero_()
 
     def next_epoch(self) -> None:
         self.__init__(epoch=self.epoch + 1, total=self.total)

@@ -6,6 +6,7 @@ them too, however they were given; of these four only dg and ng depend on their 
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -99,7 +100,7 @@ class NoisyLabel(Regularizer):
         others = 1 + draw(batch.index, self.labels - 1, "nl label", self.seed, step)
         moved = (batch.targets + others) % self.labels
         changes = u.to(torch.int64) < round(self.rate * 2**31)
-        return Batch(batch.inputs, torch.where(changes, moved, batch.targets), batch.index)
+        return replace(batch, targets=torch.where(changes, moved, batch.targets))
 
 
 class NoisyGradient(Regularizer):

@@ -16,11 +16,15 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Batch:
-    """What one step sees: ``index`` (n,) int64 says which samples of the training set these are."""
+    """What one step sees: ``index`` (n,) int64 says which samples of the training set these are.
+
+    ``whole``: among several ranks, every one has this same batch instead of a share of its own.
+    """
 
     inputs: Any
     targets: Any
     index: Tensor
+    whole: bool = False
 
     def __len__(self) -> int:
         return len(self.index)
@@ -29,10 +33,15 @@ class Batch:
 @dataclass(slots=True)
 class Step:
     """One forward pass: ``losses`` are means over the batch and their sum is minimised; ``stats``
-    are sums over the batch's samples, which the log shows per sample. Scalars on the device."""
+    are sums over the batch's samples, which the log shows per sample. Scalars on the device.
+
+    ``count``: over how many of something the losses are means, where not over the samples; by it
+    the shares of several ranks are weighed.
+    """
 
     losses: dict[str, Tensor]
     stats: dict[str, Tensor]
+    count: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +119,8 @@ class Task(ABC):
     def train_batches(
         self, epoch: int, start: int = 0, rank: int = 0, world: int = 1
     ) -> Iterator[Batch]:
-        """Batches ``start`` and on of ``epoch`` (both from 0), of each the share of this rank."""
+        """Batches ``start`` and on of ``epoch`` (both from 0), of each the :func:`share` of this
+        rank: as many batches for every rank, and none of them empty."""
 
     @abstractmethod
     def step(self, model: nn.Module, batch: Batch) -> Step: ...
@@ -121,7 +131,8 @@ class Task(ABC):
         a dictionary of scalars has its own names there instead."""
 
     @abstractmethod
-    def eval_batches(self, rank: int = 0, world: int = 1) -> Iterator[Batch]: ...
+    def eval_batches(self, rank: int = 0, world: int = 1) -> Iterator[Batch]:
+        """All samples of the evaluation once, each for one of the ranks."""
 
     @abstractmethod
     def eval_step(self, model: nn.Module, batch: Batch, metrics: dict[str, "Metric"]) -> None:
@@ -145,6 +156,13 @@ class Task(ABC):
 
 
 ModelFactory = Callable[..., nn.Module]
+
+
+def share(samples: Tensor, rank: int, world: int) -> tuple[Tensor, bool]:
+    """Of a batch's ``samples`` (n,) those of one rank; where there are fewer than ranks, all of
+    them, and that the batch is whole."""
+    whole = len(samples) < world
+    return (samples if whole else samples[rank::world]), whole
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> Tensor:

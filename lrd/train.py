@@ -5,8 +5,7 @@ Inside an epoch nothing waits for the device: losses and scores are summed there
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
@@ -16,11 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from lrd.evaluation import Evaluation, eagerly
 from lrd.graph import Captured, ahead
 from lrd.log import Numbers, Sink
 from lrd.masks import key
 from lrd.optim import LRDropout
 from lrd.progress import Progress
+from lrd.ranks import ALONE, Ranks
 from lrd.regularizers import Regularizer
 from lrd.schedules import KeepProbability, Schedule
 from lrd.task import Batch, Step, Task
@@ -33,7 +34,8 @@ class Trainer:
     ``safe_point`` is called where :meth:`state` is whole: after each step and, since evaluation
     changes nothing that counts, before each of its batches; ``after_epoch`` once the epoch is
     logged. Either may raise to end the run. ``keep`` is p over the run, by default the optimizer's
-    own throughout.
+    own throughout. Each of several ``ranks`` has a Trainer of the same run, and of its methods all
+    are to be called by all of them.
     """
 
     task: Task
@@ -52,6 +54,7 @@ class Trainer:
     batch_size: int | None = None
     compiled: bool = False
     cuda_graph: bool = False
+    ranks: Ranks = ALONE
     sinks: list[Sink] = field(default_factory=list)
     safe_point: Callable[["Trainer"], None] = lambda trainer: None
     after_epoch: Callable[["Trainer"], None] = lambda trainer: None
@@ -63,10 +66,10 @@ class Trainer:
         keep = self.keep or KeepProbability(self.optimizer.p)
         self.keep_probability = lambda step: keep(step, total)
         self.scheduler = LambdaLR(self.optimizer, lambda step: self.schedule(step, total))
-        self.metrics, self.final_metrics = (
-            {name: metric.to(self.device) for name, metric in metrics.items()}
-            for metrics in (self.task.metrics(), self.task.final_metrics())
+        self.evaluation = Evaluation(
+            self.task, self.model, self.device, self.ranks, self.bf16, self.compiled
         )
+        self.network = self.model
         self.gradients = self._gradients
         if self.cuda_graph and self.device.type == "cuda":
             params = [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -77,14 +80,15 @@ class Trainer:
         """Train from where ``progress`` stands to the end. Raises FloatingPointError on
         a non-finite loss."""
         at = self.progress
+        self.network = self.ranks.wrap(self.model)
         while not self.finished:
             began = time.perf_counter() - at.seconds
             self.model.train()
-            batches = self.task.train_batches(at.epoch, start=at.step)
+            batches = self.task.train_batches(at.epoch, at.step, self.ranks.rank, self.ranks.world)
             for batch in at.waiting(ahead(batches, self.device)):
                 if at.total == self.max_steps:
                     break
-                seed_generators(self.device, self.seed, at.total)
+                seed_generators(self.device, self.seed, at.total, self.ranks.rank)
                 for regularizer in self.regularizers:
                     batch = regularizer.on_batch(batch, at.total)
                 step, loss = self.gradients(batch)  # f_t(W_{t-1}) and G_t
@@ -93,7 +97,7 @@ class Trainer:
                 self.optimizer.p = self.keep_probability(at.total)
                 self.optimizer.step()  # M_t, V_t, D_t and W_t = W_{t-1} - alpha D_t dW_t
                 self.scheduler.step()
-                at.add(step, loss, len(batch))
+                at.add(step, loss, self.ranks.counted(batch))
                 at.seconds = time.perf_counter() - began
                 for sink in self.sinks:
                     sink.step(at.epoch, at.step)
@@ -103,22 +107,18 @@ class Trainer:
     def _gradients(self, batch: Batch) -> tuple[Step, Tensor]:
         """Forward and backward pass; a compiled model is compiled for whole batches alone."""
         self.optimizer.zero_grad()
-        with self._compiling(self.batch_size in (None, len(batch))):
+        rare = len(batch) < (self.batch_size or 0) // self.ranks.world
+        with eagerly(self.compiled and rare):
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-                step = self.task.step(self.model, batch)
+                step = self.task.step(self.network, batch)
+            step = self.ranks.weigh(step, batch)
             loss = reduce(add, step.losses.values())
-            loss.backward()
+            self.ranks.backward(loss)
         return step, loss
-
-    def _compiling(self, wanted: bool) -> AbstractContextManager[Any]:
-        """Whether a compiled model runs as such; a shape that is rare is worth no compilation."""
-        if wanted or not self.compiled:
-            return nullcontext()
-        return torch.compiler.set_stance("force_eager")
 
     def _end_epoch(self, began: float) -> None:
         """Read the sums (the epoch's one wait for the device), evaluate and log."""
-        at = self.progress
+        at = self.progress.over(self.ranks)
         numbers = {"epoch": at.epoch + 1, "step": at.total, **at.read()}
         trained = time.perf_counter() - began
         self._require_finite(numbers)
@@ -134,9 +134,10 @@ class Trainer:
             "images_per_second": at.samples / trained,
             "data_wait": at.waited / trained,
         }
-        if self.pictures_every and (last or (at.epoch + 1) % self.pictures_every == 0):
+        wanted = self.pictures_every and (last or (at.epoch + 1) % self.pictures_every == 0)
+        if wanted and self.ranks.first:
             self._draw(at.epoch + 1)
-        at.next_epoch()
+        self.progress.next_epoch()
         for sink in self.sinks:
             sink.epoch(numbers)
         self.after_epoch(self)
@@ -149,44 +150,12 @@ class Trainer:
                     f"{self.progress.epoch} epochs before it are kept"
                 )
 
-    @torch.inference_mode()
     def evaluate(self, last: bool = False) -> Numbers:
-        """The task's scores over its evaluation data; after the ``last`` epoch its final ones
-        too."""
-        self.model.eval()
-        numbers = self._scores(self.metrics, self.task.eval_step)
-        if last and self.final_metrics:
-            numbers |= self._scores(self.final_metrics, self.task.final_step)
-        return numbers
+        """The scores of now; after the ``last`` epoch the task's final ones too."""
+        return self.evaluation.scores(last, lambda: self.safe_point(self))
 
-    def _scores(self, metrics: dict[str, Any], step: Callable[..., None]) -> Numbers:
-        for metric in metrics.values():
-            metric.reset()
-        for batch in self.task.eval_batches():
-            self.safe_point(self)
-            with self._evaluating():
-                step(self.model, batch, metrics)
-        numbers: Numbers = {}
-        for name, metric in metrics.items():
-            value = metric.compute()
-            several = value if isinstance(value, dict) else {name: value}
-            numbers |= {n: float(v) for n, v in several.items()}
-        return numbers
-
-    @contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        """Images of evaluation come in sizes that are worth no compilation."""
-        with (
-            self._compiling(False),
-            torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16),
-        ):
-            yield
-
-    @torch.inference_mode()
     def _draw(self, epoch: int) -> None:
-        self.model.eval()
-        with self._evaluating():
-            pictures = self.task.pictures(self.model)
+        pictures = self.evaluation.pictures()
         for sink in self.sinks if pictures else ():
             sink.pictures(epoch, pictures)
 
@@ -198,7 +167,8 @@ class Trainer:
 
     def state(self) -> dict[str, Any]:
         """All that a resume needs, as tensors and plain values; of a finished run the weights."""
-        state = {"model": self.model.state_dict(), "progress": dict(vars(self.progress))}
+        progress = self.progress.over(self.ranks)
+        state = {"model": self.model.state_dict(), "progress": dict(vars(progress))}
         if not self.finished:
             state["optimizer"] = self.optimizer.state_dict()
             state["scheduler"] = self.scheduler.state_dict()
@@ -208,6 +178,8 @@ class Trainer:
         """Go on from what :meth:`state` gave."""
         self.model.load_state_dict(state["model"])
         self.progress = Progress(**state["progress"])
+        if not self.ranks.first:
+            self.progress.forget()  # the first rank goes on with the sums of all
         if not self.finished:
             self.optimizer.load_state_dict(state["optimizer"])
             self.scheduler.load_state_dict(state["scheduler"])

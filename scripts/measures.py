@@ -11,7 +11,7 @@ from convergence import curve, first_reached, height
 from lrd.runs import Run
 
 # What must agree for two runs' times to be comparable.
-SAME = ("device", "threads", "versions", "hardware", "precision", "matmul")
+SAME = ("device", "threads", "ranks", "versions", "hardware", "precision", "matmul")
 # Steps that are the base's own, with what LRD adds to them.
 OWN = ("generic", "reference")
 

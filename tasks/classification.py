@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torchmetrics import MeanMetric, Metric
 
 from lrd.masks import draw
-from lrd.task import Batch, ModelFactory, Score, Setup, Step, Task, epoch_order
+from lrd.task import Batch, ModelFactory, Score, Setup, Step, Task, epoch_order, share
 from tasks.images import Images, Split
 
 
@@ -45,13 +45,14 @@ class Classification(Task):
         split, _ = self._splits
         order = epoch_order(len(split.index), self.setup.seed, epoch).to(split.index.device)
         for chosen in order.split(self.setup.batch_size)[start:]:
-            index = split.index[chosen[rank::world]]
+            mine, whole = share(chosen, rank, world)
+            index = split.index[mine]
             images = split.images[index]
             if self.data.crop:
                 images = random_crop_and_flip(
                     images, index, self.data.crop, seed=self.setup.seed, epoch=epoch
                 )
-            yield Batch(self._normalised(images), split.labels[index], index)
+            yield Batch(self._normalised(images), split.labels[index], index, whole)
 
     def step(self, model: nn.Module, batch: Batch) -> Step:
         logits = model(batch.inputs).float()

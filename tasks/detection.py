@@ -13,7 +13,6 @@ from tasks import augment, pictures
 from tasks.augment import normalised
 from tasks.average_precision import AveragePrecision
 from tasks.metrics import Ratio
-from tasks.models.distributed import synchronised
 from tasks.photographs import Photographs
 from tasks.voc import Entry
 from tasks.voc_boxes import Objects, VOCBoxes
@@ -47,7 +46,7 @@ class Detection(Photographs[VOCBoxes]):
         self.size, self.mean, self.std = made.size, made.mean, made.std
         self._augment = augment.detection(made.size)
         self._resize = augment.resized(made.size)
-        return synchronised(made, self.setup.device)
+        return made
 
     def read(self, entry: Entry, train: bool, number: int) -> tuple[Tensor, dict[str, Tensor], int]:
         """Bytes (3, size, size) and the objects on them; for evaluation with the image's own size
@@ -77,7 +76,8 @@ class Detection(Photographs[VOCBoxes]):
         return Batch(images, targets, self.to(batch.index))
 
     def step(self, model: nn.Module, batch: Batch) -> Step:
-        return Step(model(batch.inputs, batch.targets)["losses"], {})
+        out = model(batch.inputs, batch.targets)
+        return Step(out["losses"], {}, out["positives"].sum())
 
     def metrics(self) -> dict[str, Metric]:
         losses: dict[str, Metric] = {f"{self.split}_{name}": Ratio() for name in LOSSES}

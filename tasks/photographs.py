@@ -2,13 +2,14 @@
 
 from abc import abstractmethod
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
-from lrd.task import Batch, Setup, Task, epoch_order
+from lrd.task import Batch, Setup, Task, epoch_order, share
 from tasks.loading import Loader, Sample
 from tasks.voc import VOC, Entry
 
@@ -82,9 +83,10 @@ class Photographs(Task, Generic[D]):
     ) -> Iterator[Batch]:
         order = epoch_order(len(self.entries["train"]), self.setup.seed, epoch)
         parts = order.split(self.setup.batch_size)[start : self.steps_per_epoch]
-        shares = [[Sample("train", epoch, n) for n in part[rank::world].tolist()] for part in parts]
-        for batch in self._loader.batches(shares):
-            yield self.sent(Batch(*batch), train=True)
+        shares = [share(part, rank, world) for part in parts]
+        wanted = [[Sample("train", epoch, n) for n in mine.tolist()] for mine, _ in shares]
+        for batch, (_, whole) in zip(self._loader.batches(wanted), shares, strict=True):
+            yield replace(self.sent(Batch(*batch), train=True), whole=whole)
 
     def eval_batches(self, rank: int = 0, world: int = 1) -> Iterator[Batch]:
         numbers = torch.arange(len(self.entries["eval"]))[rank::world]

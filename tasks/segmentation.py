@@ -13,7 +13,6 @@ from lrd.task import Batch, ModelFactory, Score, Setup, Step
 from tasks import augment, pictures
 from tasks.augment import normalised
 from tasks.metrics import Overlap
-from tasks.models.distributed import synchronised
 from tasks.photographs import Photographs
 from tasks.predict import MODES, probabilities
 from tasks.voc import VOID, Entry
@@ -83,7 +82,7 @@ class Segmentation(Photographs[VOCMasks]):
         return Batch([*map(self.to, batch.inputs)], [*map(self.to, batch.targets)], index)
 
     def model(self) -> nn.Module:
-        return synchronised(self._network(), self.setup.device)
+        return self._network()
 
     def param_groups(self, model: nn.Module) -> list[dict[str, Any]]:
         """The body and, where its rate differs, all that stands on it."""
@@ -101,7 +100,7 @@ class Segmentation(Photographs[VOCMasks]):
         losses = {"main_loss": _loss(out["out"], batch.targets)}
         if "aux" in out:
             losses["aux_loss"] = self.aux_weight * _loss(out["aux"], batch.targets)
-        return Step(losses, {})
+        return Step(losses, {}, (batch.targets != VOID).sum())
 
     def metrics(self) -> dict[str, Metric]:
         return {

@@ -6,6 +6,7 @@ that coordinate's gradients only. What differs between two starts at the same pl
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +56,11 @@ class Points(nn.Module):
         self.register_buffer("reached_bad", torch.zeros(len(starts), dtype=torch.bool))
 
     def forward(self, index: Tensor) -> Tensor:
-        return self.at[index]
+        at = self.at[index]
+        if self.training:
+            x, y = at.detach().unbind(1)
+            self.reached_bad[index] |= near(x, y, BAD)
+        return at
 
 
 class Toy(Task):
@@ -63,7 +68,8 @@ class Toy(Task):
 
     Every step sees every start, whatever ``train.batch_size`` is; an epoch is ``steps`` steps, and
     with one step the log holds every place that the named starts come to. A point that leaves the
-    domain goes on: the paper does not speak of a border. See :class:`Outcomes` for the scores.
+    domain goes on: the paper does not speak of a border. Among several ranks each trains all
+    starts. See :class:`Outcomes` for the scores.
     """
 
     score = Score("good_basin", maximize=True, unit="%")
@@ -94,11 +100,11 @@ class Toy(Task):
         self, epoch: int, start: int = 0, rank: int = 0, world: int = 1
     ) -> Iterator[Batch]:
         for _ in range(start, self.steps):
-            yield from self.eval_batches(rank, world)
+            for batch in self.eval_batches():
+                yield replace(batch, whole=world > 1)
 
     def step(self, model: nn.Module, batch: Batch) -> Step:
         points = model(batch.inputs)
-        model.reached_bad[batch.index] |= near(*points.detach().unbind(1), BAD)  # type: ignore[index]
         values = f(*points.unbind(1))
         return Step({"loss": values.sum()}, {"f": values.detach().sum()})
 

@@ -39,21 +39,23 @@ FLOORS = {
     "lock": set(),
     "interrupt": set(),
     "implement": {"checks", "flat", "kernels", "optim", "restore", "rules", "single_pass"},
-    "machine": {"config"},
+    "ranks": {"task"},
+    "machine": {"config", "ranks"},
     "graph": {"kernels", "task"},
     "build": {
         *("checks", "config", "implement", "kernels", "kinds", "machine", "masks", "optim"),
-        *("schedules", "task", "train"),
+        *("ranks", "regularizers", "schedules", "task", "train"),
     },
     "session": {
-        *("build", "checkpoint", "config", "interrupt", "lock", "log", "provenance", "runs"),
-        "train",
+        *("build", "checkpoint", "config", "interrupt", "lock", "log", "machine", "provenance"),
+        *("ranks", "runs", "train"),
     },
     "provenance": {"__init__"},
-    "progress": {"log", "task"},
+    "progress": {"log", "ranks", "task"},
+    "evaluation": {"log", "ranks", "task"},
     "train": {
-        *("graph", "masks", "optim", "progress", "task", "schedules", "regularizers", "log"),
-        "checkpoint",
+        *("checkpoint", "evaluation", "graph", "log", "masks", "optim", "progress", "ranks"),
+        *("regularizers", "schedules", "task"),
     },
 }
 TASKS_MAY = {"lrd.task", "lrd.masks", "lrd.runs"}

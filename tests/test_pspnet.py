@@ -10,7 +10,6 @@ from torchvision import models
 from torchvision.models import resnet18
 from torchvision.models.resnet import BasicBlock
 
-from tasks.models import distributed
 from tasks.models.pspnet import PSPNet, PSPNet18, PSPNet50, PSPNet101, PyramidPooling, dilate
 
 
@@ -189,17 +188,3 @@ def test_imagenet_weights_come_from_torch_hubs_cache_or_the_line_says_where_to_p
 def test_settings_have_rules(setting: dict[str, float]):
     with pytest.raises(ValueError, match=f"model.{next(iter(setting))} must be "):
         PSPNet18(4, **setting)  # type: ignore[arg-type]
-
-
-def test_among_many_gpu_ranks_batch_norm_is_over_all_of_them(monkeypatch: pytest.MonkeyPatch):
-    def norms(model: nn.Module) -> set[type[nn.Module]]:
-        return {type(m) for m in model.modules() if "BatchNorm" in type(m).__name__}
-
-    gpu = torch.device("cuda", 0)
-    with torch.device("meta"):
-        assert norms(distributed.synchronised(PSPNet18(4), gpu)) == {nn.BatchNorm2d}
-        monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-        monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-        assert norms(distributed.synchronised(PSPNet18(4), gpu)) == {nn.SyncBatchNorm}
-        cpu = torch.device("cpu")
-        assert norms(distributed.synchronised(PSPNet18(4), cpu)) == {nn.BatchNorm2d}
