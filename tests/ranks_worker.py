@@ -1,6 +1,7 @@
 """What each of several ranks does for tests/test_ranks.py: ``torchrun tests/ranks_worker.py OUT``.
 
-Without torchrun it is the one rank to compare with. Results go to ``OUT/<world>-<rank>.pt``.
+Without torchrun it is the one rank to compare with. Results go to ``OUT/<world>-<rank>.pt``; with
+the names of trainings behind OUT, of those alone.
 """
 
 import os
@@ -32,6 +33,9 @@ TRAINED = {
     "toy": ["task=toy", "optim=adam", "train.epochs=2", "task.steps=5", "dataset.drawn=20"],
     "seg": ["task=shapes_seg", *SHORT, "eval.final_mode=whole", "model.dropout=0"],
     "det": ["task=shapes_det", *SHORT],
+}
+COMPILED = {  # minutes, so by name alone
+    "single_pass": [*SMALL, "optim=adam", "lrd.implementation=single_pass"],
 }
 PHOTOGRAPHS = ("seg", "det")  # slow, so by one rank and two alone
 
@@ -94,12 +98,14 @@ def whole(folder: Path) -> None:
     session.run(read(compose([*TRAINED["adam"], f"run.dir={folder}"])), {}, lambda line: None)
 
 
-def main(out: Path) -> None:
+def main(out: Path, *asked: str) -> None:
     torch.set_num_threads(1)
     ranks = join(gpus=False)
     names = [name for name in TRAINED if ranks.world < 3 or name not in PHOTOGRAPHS]
-    found = {name: trained(TRAINED[name], ranks) for name in names}
+    found = {n: trained((TRAINED | COMPILED)[n], ranks) for n in asked or names}
     torch.save(found, out / f"{ranks.world}-{ranks.rank}.pt")
+    if asked:
+        return
     whole(out / f"whole{ranks.world}")
     if ranks.world == 2:
         stopped(out / "same", ranks, 17)
@@ -112,4 +118,4 @@ def main(out: Path) -> None:
 
 if __name__ == "__main__":
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])

@@ -34,14 +34,16 @@ def torchrun(count: int, *arguments: str | Path) -> list[str]:
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two ranks, then one and three, leave behind (tests/ranks_worker.py)."""
     folder = tmp_path_factory.mktemp("ranks")
-    worker = ROOT / "tests" / "ranks_worker.py"
     for count in (2, 1, 3):
-        command = torchrun(count, worker, folder)
-        if count == 1:
-            command = [sys.executable, str(worker), str(folder)]
-        done = subprocess.run(command, env=QUIET, capture_output=True, text=True, timeout=900)
-        assert done.returncode == 0, done.stderr
+        work(count, folder)
     return folder
+
+
+def work(count: int, *arguments: str | Path) -> None:
+    worker = (ROOT / "tests" / "ranks_worker.py", *arguments)
+    command = torchrun(count, *worker) if count > 1 else [sys.executable, *map(str, worker)]
+    done = subprocess.run(command, env=QUIET, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +128,17 @@ def test_a_run_goes_on_with_another_number_of_ranks(out: Path, folder: str, worl
     assert [line.keys() for line in numbers] == [line.keys() for line in expected]
     for line, other in zip(numbers, expected, strict=True):
         assert line == pytest.approx(other, rel=1e-5, abs=1e-5)
+
+
+@pytest.mark.slow
+def test_the_single_pass_takes_the_ranks_gradients(tmp_path: Path):
+    """Whose flat buffers torch averages into."""
+    for count in (1, 2):
+        work(count, tmp_path, "single_pass")
+    alone, *ranks = (torch.load(tmp_path / f"{name}.pt") for name in ("1-0", "2-0", "2-1"))
+    for of in ranks:
+        torch.testing.assert_close(of["single_pass"]["steps"], alone["single_pass"]["steps"])
+        assert torch.equal(of["single_pass"]["steps"], ranks[0]["single_pass"]["steps"])
 
 
 def test_a_rank_that_dies_ends_the_run_which_goes_on_alone(tmp_path: Path):
