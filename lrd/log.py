@@ -1,11 +1,8 @@
-"""Where an epoch's numbers go: metrics.jsonl, a terminal, wandb."""
+"""Where an epoch's numbers go: metrics.jsonl, pictures, a terminal. For wandb: lrd/dashboard.py."""
 
 import json
 import os
 import sys
-import warnings
-from collections.abc import Callable
-from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any, TextIO
@@ -61,18 +58,24 @@ class Pictures(Sink):
     """``pictures/<name>/epoch<k>.png`` in a run's folder, so that a name's files are its story."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder / "pictures"
+        self.folder = folder
 
     def pictures(self, epoch: int, pictures: dict[str, Any]) -> None:
         for name, picture in pictures.items():
-            path = self.folder / name / f"epoch{epoch:04}.png"
+            path = self.folder / picture_path(name, epoch)
             path.parent.mkdir(parents=True, exist_ok=True)
             file = BytesIO()
-            _image(picture).save(file, "PNG")
+            image(picture).save(file, "PNG")
             write_whole(path, file.getvalue())
 
 
-def _image(picture: Any) -> Any:
+def picture_path(name: str, epoch: int) -> str:
+    """Where a picture lies in a run's folder; ``*`` for the name matches all of an epoch's."""
+    return f"pictures/{name}/epoch{epoch:04}.png"
+
+
+def image(picture: Any) -> Any:
+    """A uint8 tensor (3, h, w) as PIL has it."""
     from PIL import Image
 
     return Image.fromarray(picture.permute(1, 2, 0).numpy())
@@ -114,66 +117,3 @@ class Console(Sink):
     def close(self, summary: Numbers) -> None:
         if self.bar is not None:
             self.bar.close()
-
-
-class Wandb(Sink):
-    """Mirrors a run to Weights & Biases; what goes wrong there is one warning and no more."""
-
-    def __init__(self, record: Numbers, folder: Path) -> None:
-        settings, score = record["config"]["wandb"], record["score"]
-        self.run: Any = None
-
-        def start() -> None:
-            import wandb
-
-            self.run = wandb.init(
-                mode=settings["mode"],
-                project=settings["project"],
-                entity=settings["entity"],
-                group=settings["group"] or record["fingerprint"],
-                tags=settings["tags"],
-                id=f"{record['fingerprint']}-seed{record['seed']}",
-                resume="allow",
-                name=f"{folder.parents[1].name} seed {record['seed']}",
-                config=record["config"] | {"choices": record["choices"]},
-                dir=str(folder),
-                settings=wandb.Settings(silent=True, console="off"),
-            )
-            self.run.define_metric("epoch")
-            self.run.define_metric("*", step_metric="epoch")
-            extreme = "max" if score["maximize"] else "min"
-            self.run.define_metric(score["name"], step_metric="epoch", summary=f"{extreme},last")
-
-        self._try(start)
-
-    def epoch(self, numbers: Numbers) -> None:
-        if self.run is not None:
-            self._try(lambda: self.run.log(numbers))
-
-    def pictures(self, epoch: int, pictures: dict[str, Any]) -> None:
-        def log() -> None:
-            import wandb
-
-            images = {f"pictures/{n}": wandb.Image(_image(p)) for n, p in pictures.items()}
-            self.run.log({"epoch": epoch, **images})
-
-        if self.run is not None:
-            self._try(log)
-
-    def close(self, summary: Numbers) -> None:
-        def finish() -> None:
-            self.run.summary.update(summary)
-            self.run.finish(exit_code=0 if summary.get("status") == "finished" else 1)
-
-        if self.run is not None:
-            self._try(finish)
-
-    def _try(self, act: Callable[[], Any]) -> None:
-        try:
-            act()
-        except Exception as error:
-            broken, self.run = self.run, None
-            if broken is not None:
-                with suppress(Exception):
-                    broken.finish(exit_code=1)  # or the next run of the process would join it
-            warnings.warn(f"wandb is off for this run: {error}", RuntimeWarning, stacklevel=2)

@@ -2,7 +2,7 @@
 
 import traceback
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -12,9 +12,10 @@ import torch
 from lrd import checkpoint, machine, provenance
 from lrd.build import parts, trainer
 from lrd.config import Config
+from lrd.dashboard import Wandb, experiments
 from lrd.interrupt import Interrupted, Requests
-from lrd.lock import NAME, locked
-from lrd.log import Console, JsonLines, Pictures, Wandb
+from lrd.lock import NAME, Busy, locked
+from lrd.log import Console, JsonLines, Pictures
 from lrd.ranks import RankLost, Ranks, join
 from lrd.runs import Run, open_run, summary
 from lrd.train import Trainer
@@ -39,7 +40,7 @@ def run(config: Config, choices: dict[str, str], say: Say) -> Run:
         say = _silent
     if (done := ranks.once(lambda: _finished(config))) is not None:
         say(f"finished already: {done.folder} (run.force=true runs it anew)")
-        return done
+        return ranks.once(lambda: _asked_again(done, config, choices))
     before = ranks.once(lambda: _before(config, ranks))
     folder = open_run(config).folder
     built, computed = ranks.everywhere(lambda: parts(config, before, ranks))
@@ -82,6 +83,19 @@ def _finished(config: Config) -> Run | None:
     return place if place.status == "finished" and not config.run.force else None
 
 
+def _asked_again(done: Run, config: Config, choices: dict[str, str]) -> Run:
+    """Note an experiment that finds its run done, and tell wandb where that is on."""
+    asked = experiments(done.record, choices)
+    known = asked == done.record.get("experiments", []) and (done.folder / "wandb").is_dir()
+    if config.wandb.mode == "disabled" or known:
+        return done
+    with suppress(Busy), locked(done.folder):
+        done = done.write(experiments=asked)
+        outcome = {name: done.record[name] for name in ("status", "final", "best")}
+        Wandb(done.record, done.folder, config.wandb).close(outcome)
+    return done
+
+
 def _clear(config: Config) -> None:
     """Remove what is there of a run, but for the lock that is held on it."""
     for path in open_run(config).folder.iterdir():
@@ -111,6 +125,7 @@ class _Session:
             status="running",
             started=place.record.get("started", _now()),
             choices=choices,
+            experiments=experiments(place.record, choices),
             scale=self.config.scale,
             score={"name": score.name, "maximize": score.maximize, "unit": score.unit},
             data=self.trainer.task.describe(),
@@ -179,7 +194,7 @@ class _Session:
         console = Console(trainer.epochs, trainer.task.steps_per_epoch)
         trainer.sinks = [lines, console, Pictures(place.folder)]
         if self.config.wandb.mode != "disabled":
-            trainer.sinks += [Wandb(place.record, place.folder)]
+            trainer.sinks += [Wandb(place.record, place.folder, self.config.wandb)]
 
     def _finish(self, place: Run) -> Run:
         outcome = summary(place.metrics(), place.record["score"])

@@ -35,6 +35,7 @@ FLOORS = {
     "identity": {"config"},
     "runs": {"config", "identity", "lock"},
     "log": {"runs"},
+    "dashboard": {"config", "log", "runs"},
     "checkpoint": {"identity", "runs"},
     "lock": set(),
     "interrupt": set(),
@@ -47,8 +48,8 @@ FLOORS = {
         *("ranks", "regularizers", "schedules", "task", "train"),
     },
     "session": {
-        *("build", "checkpoint", "config", "interrupt", "lock", "log", "machine", "provenance"),
-        *("ranks", "runs", "train"),
+        *("build", "checkpoint", "config", "dashboard", "interrupt", "lock", "log"),
+        *("machine", "provenance", "ranks", "runs", "train"),
     },
     "provenance": {"__init__"},
     "progress": {"log", "ranks", "task"},
