@@ -15,6 +15,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from lrd.cluster import Outcome, choices, lacking, launching
 from lrd.compose import CONFIGS, OmegaConfBaseException, explain, read
 from lrd.config import Config
 from lrd.interrupt import Interrupted
@@ -24,8 +25,11 @@ from lrd.runs import Run, open_run
 failures: list[tuple[str, str, int]] = []
 
 
-def one(cfg: DictConfig) -> None:
-    """One run, or one cell of a sweep; a failing cell does not stop the others."""
+def one(cfg: DictConfig) -> float | None:
+    """One run, or one cell of a sweep; a failing cell does not stop the others.
+
+    Returns the score at the last epoch, which Hydra's sweepers may choose by; None of a failure.
+    """
     now = HydraConfig.get()
     sweep = now.mode is RunMode.MULTIRUN
     cell = " ".join(now.overrides.task) if sweep else ""
@@ -36,8 +40,9 @@ def one(cfg: DictConfig) -> None:
 
         if sweep:
             print(f"\n[{now.job.num}] {cell}")
-        choices = {k: v for k, v in now.runtime.choices.items() if not k.startswith("hydra/")}
-        tell(session.run(config, choices, print), sweep)
+        run = session.run(config, choices(now.runtime.choices), print)
+        tell(run, sweep)
+        return run.final
     except ValueError as error:
         failures.append((cell, str(error), 2))
     except Busy as error:
@@ -47,6 +52,13 @@ def one(cfg: DictConfig) -> None:
     except Exception as error:
         traceback.print_exc()
         failures.append((cell, f"{type(error).__name__}: {error}{_log(config)}", 1))
+
+
+def apart(cfg: DictConfig) -> Outcome:
+    """``one`` in a process of its own, with the failures, which would stay there."""
+    failures.clear()
+    score = one(cfg)
+    return Outcome(score, list(failures))
 
 
 def _log(config: Config | None) -> str:
@@ -80,7 +92,8 @@ def main() -> int:
     status = 0
     compose = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")
     try:
-        compose(one)()
+        with launching(apart, failures, print):
+            compose(one)()
     except Interrupted as error:
         print(f"\nstopped by {error}, saved; the same command goes on", file=sys.stderr)
         status = error.status
@@ -88,7 +101,7 @@ def main() -> int:
         print("\nstopped at once; the same command goes on from the last save", file=sys.stderr)
         status = 130
     except (HydraException, OmegaConfBaseException) as error:
-        failures.append(("", explain(error), 2))
+        failures.append(("", lacking(error) or explain(error), 2))
     for cell, line, _ in failures:
         print(f"error: {cell}: {line}" if cell else f"error: {line}", file=sys.stderr)
     return max([status, *(s for *_, s in failures)])

@@ -13,8 +13,11 @@ class Interrupted(BaseException):
     """The run was asked to stop and has saved its state; exit status 128 + the signal's number."""
 
     def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
-        self.status = 128 + number
+        super().__init__(number)
+        self.number, self.status = number, 128 + number
+
+    def __str__(self) -> str:
+        return signal.Signals(self.number).name
 
 
 class Requests:
@@ -26,6 +29,7 @@ class Requests:
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self._noted: set[int] = set()
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Requests":
@@ -38,6 +42,7 @@ class Requests:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self.received is not None:
+        if number == signal.SIGINT and number in self._noted:
             raise KeyboardInterrupt
+        self._noted.add(number)
         self.received = number

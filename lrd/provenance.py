@@ -1,4 +1,4 @@
-"""What a run's numbers came from: versions, commit, hardware."""
+"""What a run's numbers came from: versions, commit, hardware, the job of a cluster."""
 
 import os
 import platform
@@ -10,6 +10,7 @@ import torch
 import torchvision
 
 from lrd import __version__
+from lrd.jobs import this_job
 
 
 def describe(device: torch.device, **computed: str) -> dict[str, Any]:
@@ -29,6 +30,7 @@ def describe(device: torch.device, **computed: str) -> dict[str, Any]:
         },
         "device": device.type,
         "threads": torch.get_num_threads(),
+        "job": this_job(),
         **computed,
     }
 

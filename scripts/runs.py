@@ -7,8 +7,9 @@
     python scripts/runs.py --prune [FILTER ...] [--yes]      delete partial and failed ones
 
 RUN is a run's folder, or the start of its fingerprint, with /seed<k> where there are several.
-States: finished, running (a process holds it), partial (stopped; the same command goes on), failed,
-unreadable (its record is; the same command mends it).
+States: finished, running (a process holds it, or a job of a cluster), queued (a job waits for its
+turn), partial (stopped; the same command goes on), failed, unreadable (its record is; the same
+command mends it). Of a job, SLURM's own word for its state stands beside its id, where it knows it.
 """
 
 import argparse
@@ -22,21 +23,23 @@ from typing import Any
 import yaml
 
 from lrd.identity import differences, flatten
+from lrd.jobs import Listed, listed
 from lrd.lock import Busy, locked
-from lrd.runs import Run, find
+from lrd.runs import Run
 
 
-def settings(run: Run) -> dict[str, Any]:
-    """Everything that a filter may name: choices, resolved settings, seed, state and name."""
+def settings(run: Listed) -> dict[str, Any]:
+    """Everything that a filter may name: choices, resolved settings, seed, state, name and job."""
     return {
         **run.record.get("choices", {}),
         **flatten(run.record.get("config", {})),
         "state": run.state,
         "name": run.folder.parts[-3],
+        "job": run.job,
     }
 
 
-def matching(runs: Sequence[Run], filters: Sequence[str]) -> list[Run]:
+def matching(runs: Sequence[Listed], filters: Sequence[str]) -> list[Listed]:
     """The runs in which every ``setting=value`` holds. Raises ValueError for an unknown setting."""
     wanted = []
     for text in filters:
@@ -58,7 +61,7 @@ def _equal(there: Any, wanted: Any) -> bool:
         return there == wanted
 
 
-def line(run: Run) -> list[str]:
+def line(run: Listed) -> list[str]:
     record = run.record
     config, final = record.get("config", {}), record.get("final")
     epochs = config.get("train", {}).get("epochs", "?")
@@ -71,6 +74,7 @@ def line(run: Run) -> list[str]:
         str(record.get("seed", "?")),
         f"{_epochs_done(run)}/{epochs}",
         f"{final['value']:.2f} {unit}".strip() if final else "",
+        f"{run.job} {run.word}".strip(),
         str(run.folder),
     ]
 
@@ -82,16 +86,18 @@ def _epochs_done(run: Run) -> str:
         return "damaged"
 
 
-def listing(runs: Sequence[Run]) -> str:
-    heads = ["state", "data", "optim", "p", "seed", "epochs", "final", "folder"]
+def listing(runs: Sequence[Listed]) -> str:
+    heads = ["state", "data", "optim", "p", "seed", "epochs", "final", "job", "folder"]
     table = [heads, *map(line, runs)]
-    widths = [max(len(row[i]) for row in table) for i in range(len(heads))]
+    if not any(run.job for run in runs):
+        table = [row[:-2] + row[-1:] for row in table]
+    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
     rows = ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in table]
     counts = ", ".join(f"{n} {state}" for state, n in Counter(r.state for r in runs).items())
     return "\n".join([*rows, f"{len(runs)} runs: {counts or 'none'}"])
 
 
-def one(runs: Sequence[Run], name: str) -> Run:
+def one(runs: Sequence[Listed], name: str) -> Listed:
     """The run that a folder or the start of a fingerprint names."""
     mark, _, seed = name.partition("/")
     found = [
@@ -106,7 +112,7 @@ def one(runs: Sequence[Run], name: str) -> Run:
     return found[0]
 
 
-def show(run: Run) -> str:
+def show(run: Listed) -> str:
     record = {k: v for k, v in run.record.items() if k not in ("identity", "format")}
     record = {"folder": str(run.folder), "state": run.state, **record}
     if metrics := run.metrics():
@@ -114,7 +120,7 @@ def show(run: Run) -> str:
     return yaml.safe_dump(record, sort_keys=False, width=100).rstrip()
 
 
-def prune(runs: Sequence[Run], root: Path, yes: bool) -> str:
+def prune(runs: Sequence[Listed], root: Path, yes: bool) -> str:
     """Delete what neither finished nor runs, after asking; a run that starts meanwhile is left, and
     so is what a link leads to."""
     doomed = [
@@ -153,8 +159,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     what.add_argument("--prune", action="store_true")
     parser.add_argument("--yes", action="store_true", help="prune without asking")
     args = parser.parse_intermixed_args(arguments)
-    runs = list(find(args.runs))
     try:
+        runs = listed(args.runs)
         if args.show:
             print(show(one(runs, args.show)))
         elif args.diff:

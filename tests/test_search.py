@@ -1,0 +1,46 @@
+"""A search by one of Hydra's sweepers chooses by held-out samples, and by nothing else."""
+
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lrd.runs import find
+
+ROOT = Path(__file__).parents[1]
+
+pytestmark = pytest.mark.skipif(
+    find_spec("hydra_plugins.hydra_optuna_sweeper") is None, reason="pip install -e '.[search]'"
+)
+
+
+def search(root: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    small = ["train.epochs=1", "model.hidden=[4]", "hydra.sweeper.n_trials=3", f"run.dir={root}"]
+    command = [sys.executable, "run.py", "+search=optuna", *small, *overrides]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+def test_optuna_takes_the_best_of_its_trials_on_held_out_samples(tmp_path: Path):
+    rates = "optim.lr=choice(0.01,0.05,1e30)"  # at the last of which the loss is not finite
+    more = ("optim=sgdm", "hydra.sweeper.n_trials=6")
+    done = search(tmp_path, "dataset.holdout=300", rates, *more)
+    runs = {run.record["config"]["lrd"]["p"]: run for run in find(tmp_path)}
+    assert len(runs) == 6
+    scores = {p: run.final for p, run in runs.items() if run.status == "finished"}
+    assert {run.record["score"]["name"] for run in runs.values()} == {"holdout_accuracy"}
+    chosen = yaml.safe_load((tmp_path / "optimization_results.yaml").read_text())
+    assert chosen["best_value"] == max(scores.values())
+    assert scores[chosen["best_params"]["lrd.p"]] == max(scores.values())
+    failed = [run for run in runs.values() if run.status == "failed"]
+    assert failed and done.returncode == 1
+    assert done.stderr.count("error: ") == len(failed)
+
+
+def test_without_held_out_samples_nothing_is_chosen(tmp_path: Path):
+    done = search(tmp_path)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: dataset.holdout must be above 0 where a search chooses")
+    assert not list(find(tmp_path))
