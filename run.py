@@ -8,6 +8,7 @@ Of a sweep with several such cells the largest counts.
 import os
 import sys
 import traceback
+from contextlib import nullcontext, redirect_stdout
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -88,6 +89,15 @@ def tell(run: Run, sweep: bool) -> None:
 
 def main() -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through, so that they become one line here
+    first = os.environ.get("RANK", "0") == "0"  # of several ranks one speaks for all
+    with (
+        nullcontext() if first else open(os.devnull, "w") as out,
+        redirect_stdout(out or sys.stdout),
+    ):
+        return _main(first)
+
+
+def _main(first: bool) -> int:
     failures.clear()
     status = 0
     compose = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")
@@ -95,7 +105,8 @@ def main() -> int:
         with launching(apart, failures, print):
             compose(one)()
     except Interrupted as error:
-        print(f"\nstopped by {error}, saved; the same command goes on", file=sys.stderr)
+        if first:
+            print(f"\nstopped by {error}, saved; the same command goes on", file=sys.stderr)
         status = error.status
     except KeyboardInterrupt:
         print("\nstopped at once; the same command goes on from the last save", file=sys.stderr)
@@ -103,6 +114,8 @@ def main() -> int:
     except (HydraException, OmegaConfBaseException) as error:
         failures.append(("", lacking(error) or explain(error), 2))
     for cell, line, _ in failures:
+        if not first and not line.startswith("rank "):
+            continue
         print(f"error: {cell}: {line}" if cell else f"error: {line}", file=sys.stderr)
     return max([status, *(s for *_, s in failures)])
 

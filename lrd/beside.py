@@ -1,17 +1,17 @@
 """Cells side by side in processes of this machine. Imports no torch."""
 
-import ctypes
 import io
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from functools import cache
 from multiprocessing import active_children, resource_tracker
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 from typing import TextIO
 
 from hydra.core.hydra_config import HydraConfig
@@ -21,7 +21,6 @@ from lrd.cluster import Cell, Elsewhere, Outcome, Task, outcome_of
 from lrd.interrupt import SIGNALS, Interrupted, Requests
 
 SIGNAL = signal.SIGUSR1  # by which this process asks its children to save and end
-PR_SET_PDEATHSIG = 1
 
 
 class Numbered(io.TextIOBase):
@@ -41,12 +40,23 @@ class Numbered(io.TextIOBase):
 
 @cache
 def requests() -> Requests:
-    """Those to this process, for good; its parent's death is one."""
+    """Those to this process, for good."""
     mine = Requests().__enter__()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-    if prctl := getattr(ctypes.CDLL(None), "prctl", None):  # Linux has it
-        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    Thread(target=_watch, args=[os.getppid()], daemon=True).start()
     return mine
+
+
+_AT_WORK = Lock()  # held while a cell runs
+
+
+def _watch(parent: int) -> None:
+    """End this process, its cell's state saved, if its parent was killed."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os.kill(os.getpid(), SIGNAL)
+    with _AT_WORK:
+        os._exit(128 + SIGNAL)
 
 
 @dataclass(frozen=True)
@@ -57,9 +67,10 @@ class Numerous:
 
     def __call__(self, cfg: DictConfig) -> Outcome:
         asked = requests()
+        mark = f"[{HydraConfig.get().job.num}]"
         if asked.received is None:
             try:
-                with redirect_stdout(Numbered(sys.stdout, f"[{HydraConfig.get().job.num}]")):  # type: ignore[type-var]
+                with _AT_WORK, redirect_stdout(Numbered(sys.stdout, mark)):  # type: ignore[type-var]
                     return self.task(cfg)
             except Interrupted as stop:
                 asked.received = stop.number
@@ -75,9 +86,10 @@ def handed_on() -> Iterator[Requests]:
 
         def hand() -> None:
             while not over.wait(0.1):
-                for child in active_children() if asked.received else ():
-                    if child.pid is not None:  # one that has only just begun too
-                        os.kill(child.pid, SIGNAL)
+                children = active_children() if asked.received else []  # new ones too
+                for child in filter(None, (process.pid for process in children)):
+                    with suppress(ProcessLookupError):
+                        os.kill(child, SIGNAL)
 
         thread = Thread(target=hand, daemon=True)
         thread.start()

@@ -13,6 +13,7 @@ from typing import Any
 
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, open_dict
 
@@ -143,6 +144,7 @@ def launching(task: Task, failures: list[Failure], say: Say) -> Iterator[None]:
     def ours(
         plugins: Plugins, hydra_context: Any, task_function: Any, config: DictConfig
     ) -> Launcher:
+        _require_holdout(config)
         name = config.hydra.launcher._target_.rpartition(".")[2]
         if name not in ("JoblibLauncher", "SlurmLauncher"):
             return instantiate(plugins, hydra_context, task_function, config)
@@ -159,6 +161,16 @@ def launching(task: Task, failures: list[Failure], say: Say) -> Iterator[None]:
         yield
     finally:
         setattr(Plugins, "instantiate_launcher", instantiate)  # noqa: B010
+
+
+def _require_holdout(config: DictConfig) -> None:
+    """A sweeper that chooses by the score of its runs must not choose by the test set."""
+    chooses = not config.hydra.sweeper._target_.endswith(".BasicSweeper")
+    if chooses and config.dataset.get("holdout") == 0:
+        raise HydraException(
+            "dataset.holdout must be above 0 where a search chooses by the score, got 0: the test "
+            "set is for what it has chosen"
+        )
 
 
 def lacking(error: BaseException) -> str | None:

@@ -25,7 +25,7 @@ _NAMES = inspect.signature(DistributedDataParallel).parameters
 BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in _NAMES else "broadcast_buffers"
 
 
-class RankLost(RuntimeError):
+class RankLost(ConnectionError):
     """Another rank is gone, so that this one cannot go on; the run's last save is whole."""
 
     def __init__(self, rank: int) -> None:

@@ -56,6 +56,8 @@ def run(config: Config, choices: dict[str, str], say: Say) -> Run:
                 lambda: trainer(config, built, before, say)
             )
             return _Session(config, made, computed, requests).run(choices, say)
+    except RankLost:
+        raise
     except OSError as error:
         raise OSError(
             f"{error.filename or folder}: {error.strerror}; what was written before is whole: make "

@@ -1,80 +1,21 @@
 """Cells as jobs of SLURM: one array, of what is missing. Imports no torch."""
 
+import io
 import shutil
-import signal
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
-from os import environ
+from contextlib import redirect_stderr
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
 from lrd import jobs
-from lrd.cluster import Cell, Elsewhere, Outcome, Task, outcome_of
-from lrd.interrupt import Interrupted
+from lrd.cluster import Cell, Elsewhere, Outcome
 from lrd.jobs import ENDED, Job
+from lrd.requeued import Call, Patient
 
 PAUSE = 15.0  # seconds between two looks at the queue, at most
 GRACE = 5.0  # and at least, before a job that left nothing counts as lost: file systems are slow
-
-
-@dataclass(frozen=True)
-class Patient:
-    """A cell within a job. A signal is the run's first, which saves its state and ends; then it is
-    for the handler that was there before, submitit's: which puts the job into the queue again and
-    ends the process, or returns. Then the run goes on."""
-
-    task: Task
-
-    def __call__(self, cfg: DictConfig) -> Outcome:
-        again = int(environ.get("SLURM_RESTART_COUNT", 0)) > 0
-        while True:
-            cfg.run.force = cfg.run.force and not again
-            try:
-                return self.task(cfg)
-            except Interrupted as stop:
-                handler = signal.getsignal(stop.number)
-                if not callable(handler) or handler is signal.default_int_handler:
-                    raise
-                handler(stop.number, None)
-                again = True
-
-
-@dataclass(frozen=True)
-class Call:
-    """What submitit runs in a job: a cell by Hydra's launcher, as an :class:`Outcome`."""
-
-    launcher: Any
-
-    def __call__(self, *args: Any) -> Outcome:
-        try:
-            outcome = outcome_of(self.launcher(*args))
-        except Interrupted as stop:
-            line = f"stopped by {stop}, saved; the same command goes on"
-            outcome = Outcome(failures=[("", line, stop.status)])
-        if outcome.failures:
-            _leave(outcome)
-            sys.exit(max(status for _, _, status in outcome.failures))
-        return outcome
-
-    def checkpoint(self, *args: Any) -> Any:
-        """What to run when the job starts again: the same."""
-        from submitit.helpers import DelayedSubmission
-
-        return DelayedSubmission(self, *args)
-
-
-def _leave(outcome: Outcome) -> None:
-    """Put an outcome where submitit puts results, so that the job may end with a status of its own:
-    SLURM counts it as failed."""
-    from submitit import JobEnvironment
-    from submitit.core.utils import cloudpickle_dump, temporary_save_path
-
-    with temporary_save_path(JobEnvironment().paths.result_pickle) as path:
-        cloudpickle_dump(("success", outcome), path)
 
 
 class Slurm(Elsewhere):
@@ -94,24 +35,24 @@ class Slurm(Elsewhere):
         there = [f"{done} finished already"] if done else []
         if queued:
             there.append(f"{len(queued)} in the queue: {', '.join(queued.values())}")
+        rest = f" ({', '.join(there)})" if there else ""
         if not cells:
-            self.say(f"nothing to submit ({', '.join(there)})")
+            self.say(f"nothing to submit{rest}")
             return
         submitted = self._submit(cells)
-        name = submitted[0].job_id.partition("_")[0]
-        rest = f" ({', '.join(there)})" if there else ""
+        waiting = {job.job_id: cell for job, cell in zip(submitted, cells, strict=True)}
+        count = "1 cell" if len(cells) == 1 else f"{len(cells)} cells"
+        array = submitted[0].job_id.partition("_")[0]
         logs = jobs.folder(cells[0].config.run.dir)
-        cells_ = "1 cell" if len(cells) == 1 else f"{len(cells)} cells"
-        self.say(f"submitted {cells_} as job {name}{rest}; logs: {logs}/{name}*")
-        waiting = {job.job_id: (cell, job) for cell, job in zip(cells, submitted, strict=True)}
+        self.say(f"submitted {count} as job {array}{rest}; logs: {logs}/{array}*")
         try:
-            for job, outcome in self._ended({k: job for k, (_, job) in waiting.items()}):
-                cell, _ = waiting.pop(job)
+            for name, outcome in self._ended({job.job_id: job for job in submitted}):
+                cell = waiting.pop(name)
                 score = "failed" if outcome.score is None else f"{outcome.score:.2f}"
-                self.say(f"[{job}] {cell.text}: {score}")
+                self.say(f"[{name}] {cell.text}: {score}")
                 yield cell.run.folder, outcome
         except KeyboardInterrupt:
-            line = f"left {len(waiting)} jobs to run on (scancel {name} ends them)"
+            line = f"left {len(waiting)} jobs to run on (scancel {array} ends them)"
             self.failures.append(("", f"{line}; the same command submits what is missing", 130))
 
     def _queued(self, cells: Sequence[Cell]) -> dict[Path, str]:
@@ -136,22 +77,14 @@ class Slurm(Elsewhere):
             for number, cell in enumerate(cells)
         ]
         try:
-            submitted = self._executor().map_array(Call(self.launcher), *zip(*calls, strict=True))
+            with redirect_stderr(io.StringIO()):  # submitit prints what it raises
+                arguments = zip(*calls, strict=True)
+                submitted = self._executor().map_array(Call(self.launcher), *arguments)
         except FailedJobError as error:
             why = str(error).splitlines()[0].removeprefix("sbatch: error: ")
             raise ValueError(f"SLURM refuses the jobs: {why}") from error
         root = cells[0].config.run.dir
-        jobs.note(
-            root,
-            [
-                Job(
-                    job.job_id,
-                    str(cell.run.folder.relative_to(root)),
-                    {"choices": cell.choices, **cell.run.record},
-                )
-                for cell, job in zip(cells, submitted, strict=True)
-            ],
-        )
+        jobs.note(root, map(_noted, submitted, cells))
         return submitted
 
     def _executor(self) -> Any:
@@ -190,6 +123,12 @@ class Slurm(Elsewhere):
             if left:
                 sleep(max(pause, GRACE) if suspects else pause)
                 pause = min(1.5 * pause, PAUSE)
+
+
+def _noted(job: Any, cell: Cell) -> Job:
+    """A job as the list of jobs has it."""
+    folder = cell.run.folder.relative_to(cell.config.run.dir)
+    return Job(job.job_id, str(folder), {"choices": cell.choices, **cell.run.record})
 
 
 def _result(job: Any) -> Outcome:

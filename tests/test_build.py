@@ -60,7 +60,7 @@ def test_every_file_composes_and_builds(choice: tuple[str, ...]):
 
 def test_no_group_is_forgotten():
     folders = {path.name for path in CONFIGS.iterdir() if path.is_dir()}
-    assert folders == {*GROUPS, "tuned", "experiment", "arm"}
+    assert folders == {*GROUPS, "tuned", "experiment", "arm", "cluster", "search"}
 
 
 @pytest.mark.parametrize("name", options("tuned"))

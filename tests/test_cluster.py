@@ -13,7 +13,6 @@ from hydra.core.global_hydra import GlobalHydra
 from lrd.cluster import Cell, Elsewhere, Failure, Outcome
 from lrd.compose import CONFIGS, compose, read
 from lrd.identity import fingerprint, identity
-from lrd.runs import open_run
 
 ROOT = Path(__file__).parents[1]
 
@@ -47,8 +46,8 @@ def launch(played: Played, *sweep: str) -> list[float | None]:
 
 
 def test_only_what_is_missing_is_started_and_every_cell_has_its_score(played: Played):
-    run = open_run(read(compose(["seed=1"])))
-    run.write(status="finished", final={"value": 97.5, "epoch": 30})
+    launch(played, "seed=1")
+    played.started[0].run.write(status="finished", final={"value": 97.5, "epoch": 30})
     scores = launch(played, "seed=0", "seed=1", "seed=2", "seed=3", "seed=0 lrd.p=0.5")
     assert scores == [0.0, 97.5, None, 3.0, 0.0]  # the last one is the first again
     assert [c.config.seed for c in played.started] == [0, 2, 3] and played.done == 1

@@ -51,7 +51,11 @@ FLOORS = {
         *("build", "checkpoint", "config", "dashboard", "interrupt", "lock", "log"),
         *("machine", "provenance", "ranks", "runs", "train"),
     },
-    "provenance": {"__init__"},
+    "provenance": {"__init__", "jobs"},
+    "jobs": {"runs"},
+    "cluster": {"beside", "compose", "config", "runs", "slurm"},
+    "beside": {"cluster", "interrupt"},
+    "slurm": {"cluster", "interrupt", "jobs"},
     "progress": {"log", "ranks", "task"},
     "evaluation": {"log", "ranks", "task"},
     "train": {
