@@ -7,6 +7,7 @@ Of a sweep with several such cells the largest counts.
 
 import os
 import sys
+import time
 import traceback
 from contextlib import nullcontext, redirect_stdout
 
@@ -117,7 +118,10 @@ def _main(first: bool) -> int:
         if not first and not line.startswith("rank "):
             continue
         print(f"error: {cell}: {line}" if cell else f"error: {line}", file=sys.stderr)
-    return max([status, *(s for *_, s in failures)])
+    status = max([status, *(s for *_, s in failures)])
+    if failures and not first:
+        time.sleep(10)  # torchrun ends all when one has ended: first the one that speaks
+    return status
 
 
 if __name__ == "__main__":

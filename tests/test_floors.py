@@ -55,7 +55,8 @@ FLOORS = {
     "jobs": {"runs"},
     "cluster": {"beside", "compose", "config", "runs", "slurm"},
     "beside": {"cluster", "interrupt"},
-    "slurm": {"cluster", "interrupt", "jobs"},
+    "slurm": {"cluster", "jobs", "requeued"},
+    "requeued": {"cluster", "interrupt"},
     "progress": {"log", "ranks", "task"},
     "evaluation": {"log", "ranks", "task"},
     "train": {

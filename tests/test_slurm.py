@@ -1,4 +1,4 @@
-"""A real SLURM of one node: a disturbed sweep against the same one run here."""
+"""Cells as jobs of SLURM: what is submitted and what comes back; at the end on a real one."""
 
 import os
 import re

@@ -128,14 +128,15 @@ def test_the_table_names_the_rates_and_then_what_the_test_set_says(adam, tmp_pat
     held_out(tmp_path, BASE, UP_TO_2)
     out, commands = show()
     assert "Test at the rates" not in out
-    assert commands == ["python run.py -m +experiment=lr_tuned optim=adam lrd.p=0.5"]
+    here = f"run.dir={tmp_path}"
+    assert commands == [f"python run.py -m +experiment=lr_tuned optim=adam lrd.p=0.5 {here}"]
 
     held_out(tmp_path, LRD, [90, 91, 92, 93, 94, 95, 96])
     out, commands = show()
     after = "python run.py -m +experiment=lr_tuned optim=adam"
     assert commands == [
-        f"{after} lrd.p=1 lr_factor=2 dataset.holdout=0",
-        f"{after} lrd.p=0.5 lr_factor=8 dataset.holdout=0",
+        f"{after} lrd.p=1 lr_factor=2 dataset.holdout=0 {here}",
+        f"{after} lrd.p=0.5 lr_factor=8 dataset.holdout=0 {here}",
     ]
     line = next(ln for ln in out.splitlines() if ln.startswith("Adam") and "edge" in ln)
     assert line.split()[1:8] == ["0.002", "0.008", "(edge", "of", "the", "grid)", "ours"]
