@@ -31,13 +31,12 @@ TRAINED = {
     "odd": [*SMALL, "optim=sgdm", "train.batch_size=718", "regularizer=nl"],
     "rows": [*SMALL, "optim=adam", "lrd.granularity=row"],
     "toy": ["task=toy", "optim=adam", "train.epochs=2", "task.steps=5", "dataset.drawn=20"],
+}
+SLOW = {  # by name alone
     "seg": ["task=shapes_seg", *SHORT, "eval.final_mode=whole", "model.dropout=0"],
     "det": ["task=shapes_det", *SHORT],
-}
-COMPILED = {  # minutes, so by name alone
     "single_pass": [*SMALL, "optim=adam", "lrd.implementation=single_pass"],
 }
-PHOTOGRAPHS = ("seg", "det")  # slow, so by one rank and two alone
 
 
 class Trace(Sink):
@@ -101,8 +100,7 @@ def whole(folder: Path) -> None:
 def main(out: Path, *asked: str) -> None:
     torch.set_num_threads(1)
     ranks = join(gpus=False)
-    names = [name for name in TRAINED if ranks.world < 3 or name not in PHOTOGRAPHS]
-    found = {n: trained((TRAINED | COMPILED)[n], ranks) for n in asked or names}
+    found = {n: trained((TRAINED | SLOW)[n], ranks) for n in asked or TRAINED}
     torch.save(found, out / f"{ranks.world}-{ranks.rank}.pt")
     if asked:
         return

@@ -351,6 +351,7 @@ def command(root: Path, *overrides: str) -> list[str]:
     return [sys.executable, str(ROOT / "run.py"), *given]
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_an_epoch_is_whole_in_wandb_after_its_resume(runs: Path):
     asked = command(runs, "train.epochs=12")
     first = subprocess.Popen(asked, stdout=subprocess.PIPE, text=True)

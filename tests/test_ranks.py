@@ -18,7 +18,7 @@ from lrd import ranks
 from lrd.ranks import ALONE, Ranks, join
 from lrd.runs import TIMES, find
 from lrd.task import Batch, Step, share
-from tests.ranks_worker import PHOTOGRAPHS, TRAINED
+from tests.ranks_worker import SLOW, TRAINED
 
 ROOT = Path(__file__).parents[1]
 QUIET = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
@@ -60,10 +60,10 @@ def several(found: Found, name: str) -> Iterator[dict[str, Any]]:
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_every_step_is_that_of_one_rank(found: Found, name: str):
-    """To rounding; batch norm at its averages where there is any."""
+    """To rounding."""
     alone = found[1, 0][name]["steps"]
     there = list(several(found, name))
-    assert len(there) == (2 if name in PHOTOGRAPHS else 5)
+    assert len(there) == 5
     for of in there:
         assert of["steps"].shape == alone.shape
         torch.testing.assert_close(of["steps"], alone, rtol=1e-4, atol=1e-6)
@@ -131,14 +131,20 @@ def test_a_run_goes_on_with_another_number_of_ranks(out: Path, folder: str, worl
 
 
 @pytest.mark.slow
-def test_the_single_pass_takes_the_ranks_gradients(tmp_path: Path):
-    """Whose flat buffers torch averages into."""
+@pytest.mark.parametrize("name", SLOW)
+def test_the_slow_ones_are_those_of_one_rank_too(tmp_path: Path, name: str):
+    """Images from disk, batch norm at its averages; and the single pass, whose flat buffers torch
+    averages gradients into."""
     for count in (1, 2):
-        work(count, tmp_path, "single_pass")
-    alone, *ranks = (torch.load(tmp_path / f"{name}.pt") for name in ("1-0", "2-0", "2-1"))
-    for of in ranks:
-        torch.testing.assert_close(of["single_pass"]["steps"], alone["single_pass"]["steps"])
-        assert torch.equal(of["single_pass"]["steps"], ranks[0]["single_pass"]["steps"])
+        work(count, tmp_path, name)
+    alone, *both = (torch.load(tmp_path / f"{file}.pt")[name] for file in ("1-0", "2-0", "2-1"))
+    expected = last({name: alone}, name)[0]
+    for of in both:
+        torch.testing.assert_close(of["steps"], alone["steps"], rtol=1e-4, atol=1e-6)
+        assert torch.equal(of["steps"], both[0]["steps"])
+        numbers = last({name: of}, name)[0]
+        there = {key: numbers[key] for key in expected.keys() - set(TIMES)}
+        assert there == pytest.approx({k: expected[k] for k in there}, rel=1e-4, abs=1e-4)
 
 
 def test_a_rank_that_dies_ends_the_run_which_goes_on_alone(tmp_path: Path):
