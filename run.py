@@ -1,8 +1,8 @@
 """The one entry: ``python run.py KEY=VALUE ...`` composes a configuration, builds it, trains.
 
 Exit status: 0 done (or found done), 1 a run failed, 2 the command is wrong, 3 another process has
-the run, 128 + n stopped by signal n (INT 130, USR1 138, USR2 140, TERM 143) with its state saved.
-Of a sweep with several such cells the largest counts.
+the run, 4 another rank of it is gone, 128 + n stopped by signal n (INT 130, USR1 138, USR2 140,
+TERM 143) with its state saved. Of a sweep with several such cells the largest counts.
 """
 
 import os
@@ -20,10 +20,11 @@ from omegaconf import DictConfig
 from lrd.cluster import Outcome, choices, lacking, launching
 from lrd.compose import CONFIGS, OmegaConfBaseException, explain, read
 from lrd.config import Config
-from lrd.interrupt import Interrupted
+from lrd.interrupt import Interrupted, RankLost
 from lrd.lock import Busy
 from lrd.runs import Run, open_run
 
+LOST = 4  # every rank says so of itself, whichever is left
 failures: list[tuple[str, str, int]] = []
 
 
@@ -49,6 +50,8 @@ def one(cfg: DictConfig) -> float | None:
         failures.append((cell, str(error), 2))
     except Busy as error:
         failures.append((cell, f"{error}; left to it", 3))
+    except RankLost as error:
+        failures.append((cell, str(error), LOST))
     except (FloatingPointError, OSError) as error:
         failures.append((cell, f"{error}{_log(config)}", 1))
     except Exception as error:
@@ -114,8 +117,8 @@ def _main(first: bool) -> int:
         status = 130
     except (HydraException, OmegaConfBaseException) as error:
         failures.append(("", lacking(error) or explain(error), 2))
-    for cell, line, _ in failures:
-        if not first and not line.startswith("rank "):
+    for cell, line, kind in failures:
+        if not first and kind != LOST:
             continue
         print(f"error: {cell}: {line}" if cell else f"error: {line}", file=sys.stderr)
     status = max([status, *(s for *_, s in failures)])

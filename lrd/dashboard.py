@@ -9,9 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from lrd.columns import columns, experiments
 from lrd.config import Wandb as Settings
+from lrd.lock import Busy, locked
 from lrd.log import Numbers, Sink, image, picture_path
-from lrd.runs import whole_lines
+from lrd.runs import Run, whole_lines
 
 # Seconds: the longest that wandb may hold a run up at its start and at its end, and how much of its
 # own file a kill may cost.
@@ -30,42 +32,6 @@ def bounded() -> Any:
 
     known = {name: value for name, value in LIMITS.items() if name in wandb.Settings.model_fields}
     return wandb.Settings(silent=True, console="off", **known)
-
-
-def arm(config: Mapping[str, Any]) -> str:
-    """What is done to the plain optimizer, by the resolved configuration: ``lrd_sd``, ``base``."""
-    lrd = config["lrd"]
-    on = lrd["p"] < 1 or lrd.get("schedule", "constant") != "constant"
-    return "_".join([*(["lrd"] if on else []), *sorted(config.get("regularizer", {}))]) or "base"
-
-
-def optimizer(node: Mapping[str, Any]) -> str:
-    """The name of an optimizer as papers have it, by what makes it: SGDM, Adam, AMSGrad ..."""
-    name = node["_target_"].rpartition(".")[2]
-    if name == "SGD" and node.get("momentum"):
-        return "SGDM"
-    return "AMSGrad" if name == "Adam" and node.get("amsgrad") else name
-
-
-def experiments(record: Numbers, choices: Mapping[str, str]) -> list[str]:
-    """Those that asked for a run: noted in its record, and the one of ``choices``."""
-    asked = [*record.get("experiments", []), choices.get("experiment")]
-    return list(dict.fromkeys(name for name in asked if name))
-
-
-def columns(record: Numbers) -> dict[str, Any]:
-    """What a table of runs is sorted, grouped and filtered by."""
-    config, choices = record["config"], record["choices"]
-    return {
-        "arm": arm(config),
-        "optimizer": optimizer(config["optim"]),
-        "p": config["lrd"]["p"],
-        "task": choices.get("task"),
-        "dataset": config["dataset"].get("name"),
-        "model": choices.get("model"),
-        "seed": record["seed"],
-        "fingerprint": record["fingerprint"],
-    }
 
 
 def unsent(folder: Path) -> list[Path]:
@@ -214,3 +180,16 @@ class Wandb(Sink):
     def _warn(self, what: str, error: Exception) -> None:
         why = " ".join(str(error).split()) or type(error).__name__
         warnings.warn(f"{what}: {why}", RuntimeWarning, stacklevel=3)
+
+
+def mirror(done: Run, settings: Settings, choices: Mapping[str, str]) -> Run:
+    """Note an experiment that finds its run done, and tell wandb where that is on."""
+    asked = experiments(done.record, choices)
+    known = asked == done.record.get("experiments", []) and (done.folder / "wandb").is_dir()
+    if settings.mode == "disabled" or known:
+        return done
+    with suppress(Busy), locked(done.folder):
+        done = done.write(experiments=asked)
+        outcome = {name: done.record[name] for name in ("status", "final", "best")}
+        Wandb(done.record, done.folder, settings).close(outcome)
+    return done

@@ -20,6 +20,16 @@ class Interrupted(BaseException):
         return signal.Signals(self.number).name
 
 
+class RankLost(Exception):
+    """Another rank is gone, so that this one cannot go on; the run's last save is whole."""
+
+    def __init__(self, rank: int) -> None:
+        super().__init__(
+            f"rank {rank} has lost another rank, so the run ended; the same command goes on from "
+            "its last save, on any number of ranks"
+        )
+
+
 class Requests:
     """While entered, notes such a signal in ``received`` instead of letting it end the process.
 

@@ -9,6 +9,7 @@ here) is settled here. Everything is a no-op for a process by itself.
 import atexit
 import inspect
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -20,19 +21,10 @@ from torch.nn.parallel import DistributedDataParallel
 from lrd.task import Batch, Step
 
 T = TypeVar("T")
+SETTLE = 0.5  # seconds; some milliseconds do on a machine with nothing else to do
 # What says that the first rank's buffers are not everyone's before every step; its name changed.
 _NAMES = inspect.signature(DistributedDataParallel).parameters
 BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in _NAMES else "broadcast_buffers"
-
-
-class RankLost(ConnectionError):
-    """Another rank is gone, so that this one cannot go on; the run's last save is whole."""
-
-    def __init__(self, rank: int) -> None:
-        super().__init__(
-            f"rank {rank} has lost another rank, so the run ended; the same command goes on from "
-            "its last save, on any number of ranks"
-        )
 
 
 @dataclass(frozen=True)
@@ -84,7 +76,9 @@ class Ranks:
             return Step({n: loss * part for n, loss in step.losses.items()}, stats)
         device = next(iter(step.losses.values())).device
         count = len(batch) if step.count is None else step.count
-        mine = torch.as_tensor(count, dtype=torch.float32, device=device)
+        # ``full``: a number that is copied to a GPU would make the loop wait for it.
+        given = isinstance(count, Tensor)
+        mine = count.float() if given else torch.full((), float(count), device=device)
         total = mine.clone()
         distributed.all_reduce(total)
         part = mine / total.clamp(min=1)
@@ -186,8 +180,20 @@ def join(gpus: bool) -> Ranks:
         if gpus:
             torch.cuda.set_device(place())
         distributed.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo")
-        atexit.register(distributed.destroy_process_group)
+        atexit.register(leave)
     return Ranks(distributed.get_rank(), distributed.get_world_size())
+
+
+def leave() -> None:
+    """End this process's part in the group.
+
+    gloo's threads let go of a tensor after the call that it was for, and need Python for that: one
+    that does so while Python shuts down aborts the process. DistributedDataParallel keeps them
+    alive, so they cannot be ended; here they get the time.
+    """
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+        time.sleep(SETTLE)
 
 
 def place() -> int:

@@ -2,7 +2,7 @@
 
 import traceback
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -11,12 +11,13 @@ import torch
 
 from lrd import checkpoint, machine, provenance
 from lrd.build import parts, trainer
+from lrd.columns import experiments
 from lrd.config import Config
-from lrd.dashboard import Wandb, experiments
-from lrd.interrupt import Interrupted, Requests
-from lrd.lock import NAME, Busy, locked
+from lrd.dashboard import Wandb, mirror
+from lrd.interrupt import Interrupted, RankLost, Requests
+from lrd.lock import NAME, locked
 from lrd.log import Console, JsonLines, Pictures
-from lrd.ranks import RankLost, Ranks, join
+from lrd.ranks import Ranks, join
 from lrd.runs import Run, open_run, summary
 from lrd.train import Trainer
 
@@ -32,6 +33,7 @@ def run(config: Config, choices: dict[str, str], say: Say) -> Run:
         ValueError: a user's mistake, before anything is written, or a damaged file of the run.
         Busy: another process works on the run.
         Interrupted: a signal asked to stop; the same command goes on where this one ended.
+        RankLost: of several ranks another one is gone; the same command goes on from the last save.
         FloatingPointError: the loss is not finite any more.
         OSError: a file cannot be written; what was written before is whole.
     """
@@ -40,7 +42,7 @@ def run(config: Config, choices: dict[str, str], say: Say) -> Run:
         say = _silent
     if (done := ranks.once(lambda: _finished(config))) is not None:
         say(f"finished already: {done.folder} (run.force=true runs it anew)")
-        return ranks.once(lambda: _asked_again(done, config, choices))
+        return ranks.once(lambda: mirror(done, config.wandb, choices))
     before = ranks.once(lambda: _before(config, ranks))
     folder = open_run(config).folder
     built, computed = ranks.everywhere(lambda: parts(config, before, ranks))
@@ -56,8 +58,6 @@ def run(config: Config, choices: dict[str, str], say: Say) -> Run:
                 lambda: trainer(config, built, before, say)
             )
             return _Session(config, made, computed, requests).run(choices, say)
-    except RankLost:
-        raise
     except OSError as error:
         raise OSError(
             f"{error.filename or folder}: {error.strerror}; what was written before is whole: make "
@@ -83,19 +83,6 @@ def _before(config: Config, ranks: Ranks) -> dict[str, Any] | None:
 def _finished(config: Config) -> Run | None:
     place = open_run(config)
     return place if place.status == "finished" and not config.run.force else None
-
-
-def _asked_again(done: Run, config: Config, choices: dict[str, str]) -> Run:
-    """Note an experiment that finds its run done, and tell wandb where that is on."""
-    asked = experiments(done.record, choices)
-    known = asked == done.record.get("experiments", []) and (done.folder / "wandb").is_dir()
-    if config.wandb.mode == "disabled" or known:
-        return done
-    with suppress(Busy), locked(done.folder):
-        done = done.write(experiments=asked)
-        outcome = {name: done.record[name] for name in ("status", "final", "best")}
-        Wandb(done.record, done.folder, config.wandb).close(outcome)
-    return done
 
 
 def _clear(config: Config) -> None:

@@ -11,8 +11,8 @@ from curves import Figure, Group
 from matplotlib.colors import to_hex, to_rgb
 from tabular import Cell, require_apart
 
+from lrd.columns import columns
 from lrd.compose import read
-from lrd.dashboard import columns
 from lrd.identity import fingerprint, flatten
 
 FIRST = ("dataset", "model", "optimizer", "arm", "p")

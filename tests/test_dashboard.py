@@ -8,7 +8,6 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,13 +16,12 @@ import pytest
 import torch
 import wandb
 from PIL import Image
-from tabular import OPTIMIZERS
 
 from lrd import dashboard, session
 from lrd.config import Wandb as Settings
 from lrd.dashboard import Wandb
 from lrd.log import JsonLines, Pictures, Sink
-from tests.finished_runs import configured
+from tests.finished_runs import configured, numbers
 from tests.wandb_file import WandbFile, contained, files
 from tests.wandb_server import Server, serving
 
@@ -44,16 +42,6 @@ def server(runs: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         monkeypatch.setenv("WANDB_BASE_URL", server.url)
         yield server
         wandb.teardown()
-
-
-def numbers(epoch: int, seed: int = 0) -> dict[str, Any]:
-    return {
-        "epoch": epoch,
-        "step": 10 * epoch,
-        "train_loss": (seed + 0.1 + 0.2) / epoch,
-        "test_accuracy": 90.0 + (2.5 if epoch == 2 else -seed),
-        "seconds": 1.25,
-    }
 
 
 def record(seed: int = 0, maximize: bool = True, **settings: Any) -> dict[str, Any]:
@@ -173,27 +161,6 @@ def test_wandb_summarises_the_score_by_its_best_and_last_and_losses_by_their_lea
     assert run.summary["train_loss"] == {"last": 1.3 / 2, "min": 1.3 / 2}
     assert run.summary["status"] == "failed" and run.exit_code == 1
     assert run.run.run_group == "mine"
-
-
-@pytest.mark.parametrize("arm", ["base", "lrd", "sd", "nl", "ng", "dg", "lrd_sd", "lrd_ng"])
-def test_the_arm_is_what_the_configuration_amounts_to(tmp_path: Path, arm: str):
-    config = asdict(configured(tmp_path, "task=cifar10", f"+arm={arm}"))
-    assert dashboard.arm(config) == arm
-
-
-def test_a_schedule_of_p_is_lrd_too(tmp_path: Path):
-    asked = ("lrd.p=1", "lrd.schedule=linear", "lrd.p_end=0.5")
-    assert dashboard.arm(asdict(configured(tmp_path, *asked))) == "lrd"
-
-
-@pytest.mark.parametrize("optim, name", OPTIMIZERS.items())
-def test_an_optimizer_has_the_papers_name(tmp_path: Path, optim: str, name: str):
-    assert dashboard.optimizer(configured(tmp_path, f"optim={optim}").optim) == name
-
-
-def test_an_optimizer_is_named_by_what_is_made_and_not_by_the_choice(tmp_path: Path):
-    made = configured(tmp_path, "optim=adam", "optim._target_=torch.optim.AdamW")
-    assert dashboard.optimizer(made.optim) == "AdamW"
 
 
 def test_tags_name_every_experiment_that_asked(runs: Path):

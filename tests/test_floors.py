@@ -35,7 +35,8 @@ FLOORS = {
     "identity": {"config"},
     "runs": {"config", "identity", "lock"},
     "log": {"runs"},
-    "dashboard": {"config", "log", "runs"},
+    "columns": {"log"},
+    "dashboard": {"columns", "config", "lock", "log", "runs"},
     "checkpoint": {"identity", "runs"},
     "lock": set(),
     "interrupt": set(),
@@ -48,7 +49,7 @@ FLOORS = {
         *("ranks", "regularizers", "schedules", "task", "train"),
     },
     "session": {
-        *("build", "checkpoint", "config", "dashboard", "interrupt", "lock", "log"),
+        *("build", "checkpoint", "columns", "config", "dashboard", "interrupt", "lock", "log"),
         *("machine", "provenance", "ranks", "runs", "train"),
     },
     "provenance": {"__init__", "jobs"},

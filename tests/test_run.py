@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from lrd.interrupt import RankLost
 from lrd.runs import TIMES, find
 
 ROOT = Path(__file__).parents[1]
@@ -82,6 +83,31 @@ def test_a_loss_that_explodes_ends_in_one_line_and_a_record(cli):
     assert "error: train_loss is" in done.err and "lower optim.lr" in done.err
     (run,) = find("runs")
     assert run.status == "failed" and "train_loss is" in run.record["error"]
+
+
+@pytest.mark.parametrize(
+    "rank, error, status, line",
+    [
+        ("0", ValueError("lrd.p must ..."), 2, "error: lrd.p must ..."),
+        ("1", ValueError("lrd.p must ..."), 2, ""),
+        ("1", RankLost(1), 4, "error: rank 1 has lost another rank, so the run ended;"),
+    ],
+)
+def test_of_several_ranks_one_speaks_for_all_unless_another_is_lost(
+    cli, monkeypatch: pytest.MonkeyPatch, rank: str, error: Exception, status: int, line: str
+):
+    def fail(*told: object) -> None:
+        print("begun")
+        raise error
+
+    slept: list[float] = []
+    monkeypatch.setattr("lrd.session.run", fail)
+    monkeypatch.setattr("time.sleep", slept.append)
+    monkeypatch.setenv("RANK", rank)
+    done = cli(*QUICK)
+    assert (done.status, done.out) == (status, "begun\n" if rank == "0" else "")
+    assert done.err.startswith(line) and bool(done.err) is bool(line)
+    assert bool(slept) is (rank != "0")  # the launcher ends the others with the first that ends
 
 
 def test_mistakes_are_found_before_anything_is_written(cli, tmp_path: Path):
