@@ -15,7 +15,18 @@ from hydra.core.global_hydra import GlobalHydra
 import run as entry
 from lrd import kernels
 
+LONG = ("endurance", "ranks", "beside", "loading", "slurm")  # a minute and more, in few tests
 torch.set_num_threads(1)  # on tensors this small, threads on a shared machine only wait
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """pytest-xdist would begin with the files of most tests, and end with one long one."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in LONG)
 
 
 @pytest.fixture(scope="session")

@@ -69,7 +69,11 @@ def test_stopped_by_ctrl_c_and_gone_on_with_it_ends_as_one_after_another(cli, tm
         os.killpg(stopped.pid, signal.SIGINT)  # as a terminal does: to every process of the command
         _, err = stopped.communicate()
     assert stopped.returncode == 130 and b"stopped by SIGINT, saved" in err
-    assert b"Traceback" not in err and processes_of(stopped.pid) == []
+    assert b"Traceback" not in err
+    deadline = time.monotonic() + 30
+    while left_over := processes_of(stopped.pid):  # multiprocessing's tracker ends by itself
+        assert time.monotonic() < deadline, left_over
+        time.sleep(0.1)
     left = {run.status for run in find(tmp_path / "war")}
     assert "interrupted" in left and left <= {"interrupted", "failed", "finished"}
     done = subprocess.run(command, capture_output=True, text=True)

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -193,7 +194,9 @@ def test_a_sweep_is_one_array_and_again_what_is_missing(tmp_path: Path, played: 
     }
     assert done.returncode == 1 and done.stderr.count("error: ") == 1
     assert "optim.lr=1e+18" in done.stderr and "train_loss is" in done.stderr
-    assert (played / "exits").read_text() == "7_0|0\n7_1|1\n"  # the failing cell's job fails too
+    while (exits := (played / "exits").read_text()).count("\n") < 2:  # soon after its result
+        time.sleep(0.05)
+    assert exits == "7_0|0\n7_1|1\n"  # the failing cell's job fails too
     states = {run.record["job"]: run.status for run in find(tmp_path / "runs")}
     assert states == {"7_0": "finished", "7_1": "failed"}
     (played / "held").write_text("7_1|PENDING\n")
