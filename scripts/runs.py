@@ -10,6 +10,7 @@ RUN is a run's folder, or the start of its fingerprint, with /seed<k> where ther
 States: finished, running (a process holds it, or a job of a cluster), queued (a job waits for its
 turn), partial (stopped; the same command goes on), failed, unreadable (its record is; the same
 command mends it). Of a job, SLURM's own word for its state stands beside its id, where it knows it.
+Rows that would look alike name the settings in which they differ.
 """
 
 import argparse
@@ -22,10 +23,13 @@ from typing import Any
 
 import yaml
 
-from lrd.identity import differences, flatten
+from lrd.identity import DEFAULTS, differences, flatten
 from lrd.jobs import Listed, listed
 from lrd.lock import Busy, locked
 from lrd.runs import Run
+
+HEADS = ["state", "data", "optim", "p", "seed", "epochs", "final", "job", "differs in", "folder"]
+SHOWN = 3  # settings of a row; --diff has them all
 
 
 def settings(run: Listed) -> dict[str, Any]:
@@ -79,6 +83,25 @@ def line(run: Listed) -> list[str]:
     ]
 
 
+def telling(runs: Sequence[Listed], rows: Sequence[list[str]]) -> list[str]:
+    """For each run the settings in which it differs from those that its row looks like."""
+    known = [run.record.get("identity", {}) for run in runs]
+    alike: dict[tuple[str, ...], list[int]] = {}
+    for number, (_, data, optim, p, seed, epochs, *_) in enumerate(rows):
+        key = (data, optim, p, seed, epochs.rpartition("/")[2])
+        if known[number]:
+            alike.setdefault(key, []).append(number)
+    told = [""] * len(rows)
+    for numbers in alike.values():
+        names = sorted({name for number in numbers for name in known[number]})
+        values = {n: [known[k].get(n, DEFAULTS.get(n)) for k in numbers] for n in names}
+        names = [name for name in names if any(v != values[name][0] for v in values[name])]
+        for place, number in enumerate(numbers):
+            settings = [f"{name}={values[name][place]}" for name in names]
+            told[number] = " ".join([*settings[:SHOWN], *(["..."] * (len(settings) > SHOWN))])
+    return told
+
+
 def _epochs_done(run: Run) -> str:
     try:
         return str(len(run.metrics()))
@@ -87,10 +110,10 @@ def _epochs_done(run: Run) -> str:
 
 
 def listing(runs: Sequence[Listed]) -> str:
-    heads = ["state", "data", "optim", "p", "seed", "epochs", "final", "job", "folder"]
-    table = [heads, *map(line, runs)]
-    if not any(run.job for run in runs):
-        table = [row[:-2] + row[-1:] for row in table]
+    rows = [line(run) for run in runs]
+    rows = [[*row[:-1], told, row[-1]] for row, told in zip(rows, telling(runs, rows), strict=True)]
+    kept = [k for k in range(len(HEADS)) if k not in (7, 8) or any(row[k] for row in rows)]
+    table = [[row[k] for k in kept] for row in [HEADS, *rows]]
     widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
     rows = ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in table]
     counts = ", ".join(f"{n} {state}" for state, n in Counter(r.state for r in runs).items())

@@ -72,6 +72,22 @@ def test_every_run_is_listed_with_its_state(show, runs: dict[str, Run]):
     assert "1/30" in line and "97.25 %" in line and "adam" in line
 
 
+def test_rows_that_look_alike_name_the_settings_in_which_they_differ(show):
+    """Those alone: a run's length, the seed and the choices have columns of their own."""
+    rates = ("0.01", "0.02")
+    alike = [make("running", "optim=sgdm", f"optim.lr={rate}", "train.epochs=7") for rate in rates]
+    other = make("running", "optim=sgdm", "optim.lr=0.03", "train.epochs=8")
+    rows = {line.split()[-1]: line for line in show().splitlines()}
+    assert "differs in" in show()
+    for run, rate in zip(alike, rates, strict=True):
+        assert f" optim.lr={rate} " in rows[str(run.folder)]
+    assert "=" not in rows[str(other.folder)] and "differs in" not in show("train.epochs=8")
+    for rescale in ("true", "false"):
+        make("running", "optim=sgdm", "train.epochs=9", f"lrd.rescale={rescale}")
+    assert "lrd.rescale=True" in show("train.epochs=9")
+    assert "lrd.rescale=False" in show("train.epochs=9")  # at its default, which no identity names
+
+
 @pytest.mark.parametrize(
     ("filters", "names"),
     [
