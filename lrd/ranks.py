@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from lrd.task import Batch, Step
 
 T = TypeVar("T")
-SETTLE = 0.5  # seconds; some milliseconds do on a machine with nothing else to do
+SETTLE = 0.5  # seconds that gloo's threads have to let go of tensors at the end
 # What says that the first rank's buffers are not everyone's before every step; its name changed.
 _NAMES = inspect.signature(DistributedDataParallel).parameters
 BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in _NAMES else "broadcast_buffers"

@@ -29,6 +29,7 @@ from lrd.lock import Busy, locked
 from lrd.runs import Run
 
 HEADS = ["state", "data", "optim", "p", "seed", "epochs", "final", "job", "differs in", "folder"]
+OPTIONAL = ("job", "differs in")  # columns that are left out where they would be empty
 SHOWN = 3  # settings of a row; --diff has them all
 
 
@@ -112,7 +113,7 @@ def _epochs_done(run: Run) -> str:
 def listing(runs: Sequence[Listed]) -> str:
     rows = [line(run) for run in runs]
     rows = [[*row[:-1], told, row[-1]] for row, told in zip(rows, telling(runs, rows), strict=True)]
-    kept = [k for k in range(len(HEADS)) if k not in (7, 8) or any(row[k] for row in rows)]
+    kept = [k for k in range(len(HEADS)) if HEADS[k] not in OPTIONAL or any(row[k] for row in rows)]
     table = [[row[k] for k in kept] for row in [HEADS, *rows]]
     widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
     rows = ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in table]

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from lrd import ranks
-from lrd.ranks import ALONE, Ranks, join
+from lrd.ranks import ALONE, Ranks, join, leave
 from lrd.runs import TIMES, find
 from lrd.task import Batch, Step, share
 from tests.ranks_worker import SLOW, TRAINED
@@ -223,6 +223,16 @@ def test_batch_norm_of_several_gpus_is_over_the_whole_batch():
     for device, kind in (("cuda", nn.SyncBatchNorm), ("cpu", nn.BatchNorm2d)):
         model = Ranks(0, 2).synchronise(nn.Sequential(nn.BatchNorm2d(3)), torch.device(device))
         assert type(model[0]) is kind  # type: ignore[index]
+
+
+def test_a_rank_gives_its_threads_time_after_it_has_left(monkeypatch: pytest.MonkeyPatch):
+    """Without it some starts of several ranks abort at their end, all work done."""
+    told: list[str] = []
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.distributed.destroy_process_group", lambda: told.append("left"))
+    monkeypatch.setattr("time.sleep", lambda seconds: told.append(f"waited {seconds}"))
+    leave()
+    assert told == ["left", "waited 0.5"]
 
 
 def test_an_environment_that_is_not_whole_is_one_line(monkeypatch: pytest.MonkeyPatch):
