@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -90,13 +91,27 @@ class Run:
 
     @property
     def final(self) -> float:
-        """The score at the last epoch, which tables print."""
-        return self.record["final"]["value"]
+        """The score at the last epoch that has one, from metrics.jsonl."""
+        return self._summary["final"]["value"]
 
+    @property
+    def best(self) -> float:
+        """The best score of any epoch, from metrics.jsonl."""
+        return self._summary["best"]["value"]
+
+    @cached_property
+    def _summary(self) -> dict[str, Any]:
+        lines = self.metrics
+        try:
+            return summary(lines, self.record["score"])
+        except (KeyError, TypeError, ValueError) as error:
+            name = self.record.get("score", {}).get("name", "score")
+            raise ValueError(f"{self.folder}/metrics.jsonl must have {name} in an epoch") from error
+
+    @cached_property
     def metrics(self) -> list[dict[str, Any]]:
-        """One dictionary per finished epoch. Raises ValueError for a line that is damaged."""
-        path = self.folder / "metrics.jsonl"
-        return [json.loads(line) for line in whole_lines(path)]
+        """One dictionary per complete epoch, read once. Raises ValueError for a damaged line."""
+        return [json.loads(line) for line in whole_lines(self.folder / "metrics.jsonl")]
 
     def write(self, **news: Any) -> "Run":
         """Add to the record and write it whole."""
@@ -145,6 +160,22 @@ def find(root: str | Path) -> Iterator[Run]:
     """Every run under ``root``, in order of its path."""
     for path in sorted(Path(root).glob("*/*/seed*/run.json")):
         yield Run(path.parent, _read(path.parent) or {"status": "unreadable"})
+
+
+class RunIndex:
+    """Every run under a runs directory, as it was at one moment: one scan, each run.json read once.
+
+    Read it once per command and hand it down, so that two tables of one page show one state of a
+    running sweep.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+        self.runs: tuple[Run, ...] = tuple(find(root))
+
+    def with_status(self, *statuses: str) -> list[Run]:
+        """The runs of these statuses, in order of their paths."""
+        return [run for run in self.runs if run.status in statuses]
 
 
 def _read(folder: Path) -> dict[str, Any] | None:

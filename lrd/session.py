@@ -186,7 +186,7 @@ class _Session:
             trainer.sinks += [Wandb(place.record, place.folder, self.config.wandb)]
 
     def _finish(self, place: Run) -> Run:
-        outcome = summary(place.metrics(), place.record["score"])
+        outcome = summary(place.metrics, place.record["score"])
         (place.folder / "error.txt").unlink(missing_ok=True)
         return place.write(status="finished", **outcome, ended=_now())
 

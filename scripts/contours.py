@@ -85,7 +85,7 @@ def paths(runs: Sequence[Run]) -> dict[str, NDArray[np.float64]]:
     """
     found: dict[str, dict[int, Any]] = {}
     for run in runs:
-        lines = run.metrics()
+        lines = run.metrics
         for name, start in named(run).items():
             try:
                 places = {m["step"]: (float(m[f"x_{name}"]), float(m[f"y_{name}"])) for m in lines}

@@ -91,7 +91,7 @@ class Race:
 
 def curve(run: Run, key: str) -> Curve:
     """A metric by epoch, at the epochs that have it."""
-    lines = [line for line in run.metrics() if isinstance(line.get(key), int | float)]
+    lines = [line for line in run.metrics if isinstance(line.get(key), int | float)]
     return [(line["epoch"], float(line[key])) for line in lines]
 
 

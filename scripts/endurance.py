@@ -105,7 +105,7 @@ def kill_once(arguments: Sequence[str], log: Path, dice: random.Random) -> tuple
 
 def kept(run: Run) -> dict[str, bytes]:
     """What must not depend on how a run came about, as bytes."""
-    lines = [{k: v for k, v in line.items() if k not in TIMES} for line in run.metrics()]
+    lines = [{k: v for k, v in line.items() if k not in TIMES} for line in run.metrics]
     results = {k: run.record[k] for k in ("final", "best", "status")}
     state = torch.load(run.folder / "last.pt", weights_only=True)["model"]
     weights = {k: v.contiguous().flatten().view(torch.uint8) for k, v in state.items()}
@@ -181,7 +181,7 @@ def writers(count: int, arguments: list[str]) -> int:
         logs = [(folder / f"{i}.log").read_text() for i in range(count)]
         trained = sum(log.count("epoch 1/") for log in logs)
         finished = [run for run in find(folder / "runs") if run.status == "finished"]
-        whole = sum(len(run.metrics()) == epochs for run in finished)
+        whole = sum(len(run.metrics) == epochs for run in finished)
     print(f"{count} writers, {seeds} cells: {len(finished)} finished, {whole} of them whole, ")
     print(f"{trained} trained in all; exit statuses {sorted(statuses)} (3: left to another)")
     right = len(finished) == whole == trained == seeds and set(statuses) <= {0, 3}

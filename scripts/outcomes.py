@@ -77,7 +77,7 @@ def outcome(filled: Filled) -> Outcome | None:
     """None without a run. Raises ValueError, in one line, where a last epoch lacks a share."""
     last: dict[int, Mapping[str, Any]] = {}
     for run in filled.runs:
-        line = (run.metrics() or [{}])[-1]
+        line = (run.metrics or [{}])[-1]
         for key in (*ENDS, REACHED, ESCAPED, "step"):
             if not isinstance(line, dict) or not isinstance(line.get(key), int | float):
                 raise ValueError(f"{run.folder}: the last epoch has no {key}")

@@ -56,7 +56,7 @@ class Planned:
     def to_go(self) -> int:
         """Epochs that no run has logged yet, those of runs that failed left out."""
         left = (r for r in self.runs.values() if _state(r) not in ("finished", "failed"))
-        return sum(max(0, self.epochs - (len(r.metrics()) if r else 0)) for r in left)
+        return sum(max(0, self.epochs - (len(r.metrics) if r else 0)) for r in left)
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def _kind(what: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
 
 
 def _pace(runs: Sequence[Run], own: bool) -> Pace | None:
-    seconds = [line["seconds"] for run in runs for line in run.metrics() if "seconds" in line]
+    seconds = [line["seconds"] for run in runs for line in run.metrics if "seconds" in line]
     return (
         Pace(median(seconds), own, tuple(dict.fromkeys(map(_hardware, runs)))) if seconds else None
     )

@@ -64,7 +64,7 @@ def _of_cell(panels: Sequence[Panel], filled: Filled) -> dict[str, Points]:
 
 
 def _metrics(run: Run) -> Metrics:
-    lines = run.metrics()
+    lines = run.metrics
     for number, line in enumerate(lines, 1):
         if not isinstance(line, dict) or not isinstance(line.get("epoch"), int):
             raise ValueError(f"{run.folder / 'metrics.jsonl'} is damaged in line {number}")

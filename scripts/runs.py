@@ -105,7 +105,7 @@ def telling(runs: Sequence[Listed], rows: Sequence[list[str]]) -> list[str]:
 
 def _epochs_done(run: Run) -> str:
     try:
-        return str(len(run.metrics()))
+        return str(len(run.metrics))
     except ValueError:
         return "damaged"
 
@@ -139,7 +139,7 @@ def one(runs: Sequence[Listed], name: str) -> Listed:
 def show(run: Listed) -> str:
     record = {k: v for k, v in run.record.items() if k not in ("identity", "format")}
     record = {"folder": str(run.folder), "state": run.state, **record}
-    if metrics := run.metrics():
+    if metrics := run.metrics:
         record["last epoch"] = metrics[-1]
     return yaml.safe_dump(record, sort_keys=False, width=100).rstrip()
 

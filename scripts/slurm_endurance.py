@@ -68,7 +68,7 @@ def job_of(rate: str) -> str:
 def in_the_middle(rates: Sequence[str]) -> int:
     """How many of these runs are."""
     runs = by_rate("runs")
-    lengths = [len(runs[rate].metrics()) for rate in rates if rate in runs]
+    lengths = [len(runs[rate].metrics) for rate in rates if rate in runs]
     return sum(5 <= length < EPOCHS / 2 for length in lengths)
 
 

@@ -63,7 +63,7 @@ def test_stopped_by_ctrl_c_and_gone_on_with_it_ends_as_one_after_another(cli, tm
     """With as many threads as there the bits are the same; what fails is told as there."""
     command = beside(tmp_path / "war", "cluster.jobs=2", "train.threads=1")
     with subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE) as stopped:
-        while sum(len(run.metrics()) >= 3 for run in find(tmp_path / "war")) < 1:
+        while sum(len(run.metrics) >= 3 for run in find(tmp_path / "war")) < 1:
             assert stopped.poll() is None
             time.sleep(0.02)
         os.killpg(stopped.pid, signal.SIGINT)  # as a terminal does: to every process of the command

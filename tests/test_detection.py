@@ -225,7 +225,7 @@ def test_a_run_has_losses_scores_and_pictures(cli):
     )
     assert done.status == 0, done.err
     (run,) = find("runs")
-    (line,) = run.metrics()
+    (line,) = run.metrics
     for part in ("train", "test"):
         both = line[f"{part}_box_loss"] + line[f"{part}_class_loss"]
         assert line[f"{part}_loss"] == pytest.approx(both) and np.isfinite(both)

@@ -499,6 +499,6 @@ def test_the_interval_is_that_of_the_tables(tmp_path: Path, digits: Figure):
         (run / "run.json").write_text(json.dumps(record | {"final": {"value": value}}))
     cell = digits.curves()[1].cell
     filled = fill([cell], str(tmp_path), ())
-    drawn = points.points([r.metrics() for r in filled[cell].runs], MIOU)
+    drawn = points.points([r.metrics for r in filled[cell].runs], MIOU)
     assert drawn.mean == pytest.approx([filled[cell].mean])
     assert drawn.half == pytest.approx([filled[cell].half_width])

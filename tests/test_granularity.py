@@ -189,7 +189,7 @@ def test_from_the_command_line_a_run_is_another_than_the_papers(cli: Callable[..
     paper, row, rescaled, linear = (next(find(str(k))) for k in range(4))
     assert len({run.fingerprint for run in (paper, row, rescaled, linear)}) == 4
     kept, loss = (
-        [[line[name] for line in run.metrics()] for run in (paper, row, rescaled, linear)]
+        [[line[name] for line in run.metrics] for run in (paper, row, rescaled, linear)]
         for name in ("fraction_kept", "train_loss")
     )
     assert kept[1] != kept[0] == kept[2] and len({tuple(line) for line in loss}) == 4

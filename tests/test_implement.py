@@ -123,7 +123,7 @@ def test_a_run_goes_on_by_another_implementation_and_says_so(cli: Callable[..., 
     assert "note: implementation was single_pass, is reference" in done.out
     (ours,), (reference,) = find("runs"), find("whole")
     assert ours.fingerprint == reference.fingerprint  # how is no part of what
-    for a, b in zip(ours.metrics(), reference.metrics(), strict=True):
+    for a, b in zip(ours.metrics, reference.metrics, strict=True):
         assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-4)
         assert a["fraction_kept"] == b["fraction_kept"]
 
@@ -164,4 +164,4 @@ def test_fast_on_a_gpu_captures_trains_and_resumes(cli: Callable[..., Any]):
         assert cli(*stopped[:-1], "run.dir=parts").status == 130
     assert cli(*stopped[:-1], "run.dir=parts").status == 0
     (whole,), (parts,) = find("whole"), find("parts")
-    assert [n["train_loss"] for n in whole.metrics()] == [n["train_loss"] for n in parts.metrics()]
+    assert [n["train_loss"] for n in whole.metrics] == [n["train_loss"] for n in parts.metrics]

@@ -105,7 +105,7 @@ SMALL = [
 
 
 def numbers(run: Run) -> list[dict[str, Any]]:
-    return [{k: v for k, v in line.items() if k not in TIMES} for line in run.metrics()]
+    return [{k: v for k, v in line.items() if k not in TIMES} for line in run.metrics]
 
 
 def test_a_run_stopped_by_a_signal_to_its_whole_group_goes_on_to_the_same_numbers(

@@ -92,7 +92,7 @@ def column(tab: Page, table: str, head: str) -> list[str]:
 
 
 def expected(runs: Runs, optim: str, p: str, key: str, epoch: int) -> float:
-    return statistics.fmean(run.metrics()[epoch - 1][key] for run in runs[optim, p])
+    return statistics.fmean(run.metrics[epoch - 1][key] for run in runs[optim, p])
 
 
 def test_runs_are_sorted_by_number_and_by_text_and_what_is_empty_is_last(opened: Page):

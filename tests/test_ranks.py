@@ -160,14 +160,14 @@ def test_a_rank_that_dies_ends_the_run_which_goes_on_alone(tmp_path: Path):
     assert "error: rank 0 has lost another rank, so the run ended; the same command goes on" in err
     (run,) = find(tmp_path)
     assert run.status == "interrupted" and run.state == "partial"
-    done = len(run.metrics())
+    done = len(run.metrics)
     alone = [sys.executable, "run.py", *settings]
     with subprocess.Popen(alone, env=QUIET, text=True, stdout=subprocess.PIPE, cwd=ROOT) as job:
         epochs(tmp_path, done + 2)
         job.send_signal(signal.SIGTERM)
         text, _ = job.communicate(timeout=120)
     assert "note: ranks was 2, is 1: the numbers agree to rounding" in text
-    assert [line["epoch"] for line in run.metrics()] == [*range(1, 1 + len(run.metrics()))]
+    assert [line["epoch"] for line in run.metrics] == [*range(1, 1 + len(run.metrics))]
 
 
 def epochs(root: Path, count: int) -> list[Any]:
@@ -175,7 +175,7 @@ def epochs(root: Path, count: int) -> list[Any]:
     until = time.monotonic() + 120
     while time.monotonic() < until:
         there = list(find(root))
-        if there and all(len(run.metrics()) >= count for run in there):
+        if there and all(len(run.metrics) >= count for run in there):
             return there
         time.sleep(0.05)
     raise AssertionError("no epochs")

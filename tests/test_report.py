@@ -269,7 +269,7 @@ def test_the_values_sent_along_are_the_means_of_the_metrics(tmp_path: Path, writ
     assert [a["label"] for a in data["axes"]] == ["Loss", "Test"]
     for axis, key in zip(data["axes"], ("train_loss", "test_accuracy"), strict=True):
         for sent, p in zip(axis["curves"], ("1", "0.5"), strict=True):
-            seeds = [[line[key] for line in run.metrics()] for run in made["adam", p]]
+            seeds = [[line[key] for line in run.metrics] for run in made["adam", p]]
             assert sent["x"] == [[1, 5]] and sent["n"] == 3
             assert sent["mean"] == pytest.approx(np.mean(seeds, axis=0), rel=1e-5)
             half = T2 * np.std(seeds, axis=0, ddof=1) / math.sqrt(3)

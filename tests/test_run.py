@@ -49,7 +49,7 @@ def test_the_record_says_where_the_numbers_come_from(cli):
 def test_two_runs_of_a_seed_are_bitwise_the_same_and_seeds_differ(cli):
     def numbers(folder: str, seed: int) -> list[dict[str, float]]:
         cli(*QUICK, f"run.dir={folder}", f"seed={seed}")
-        lines = next(find(folder)).metrics()
+        lines = next(find(folder)).metrics
         return [{k: v for k, v in line.items() if k not in TIMES} for line in lines]
 
     assert numbers("a", 0) == numbers("b", 0) != numbers("c", 1)
@@ -121,7 +121,7 @@ def test_mistakes_are_found_before_anything_is_written(cli, tmp_path: Path):
 def test_a_holdout_is_scored_in_place_of_the_test_set(cli):
     done = cli(*QUICK, "dataset.holdout=300")
     assert done.status == 0 and "holdout accuracy" in done.out
-    (line, _) = next(find("runs")).metrics()
+    (line, _) = next(find("runs")).metrics
     assert "holdout_accuracy" in line and "test_accuracy" not in line
 
 

@@ -140,7 +140,17 @@ def test_summary_takes_the_last_and_the_first_best():
 
 
 def test_metrics_are_read_line_by_line(tmp_path: Path):
-    run = Run(tmp_path, {})
-    assert run.metrics() == []
+    assert Run(tmp_path, {}).metrics == []
     (tmp_path / "metrics.jsonl").write_text(json.dumps({"epoch": 1}) + "\n")
-    assert run.metrics() == [{"epoch": 1}]
+    assert Run(tmp_path, {}).metrics == [{"epoch": 1}]
+
+
+def test_scores_come_from_the_metrics_and_not_from_the_record(tmp_path: Path):
+    score = {"name": "s", "maximize": True, "unit": ""}
+    record = {"score": score, "final": {"value": 1.0, "epoch": 2}, "best": {"value": 1.0}}
+    with pytest.raises(ValueError, match="metrics.jsonl must have s in an epoch"):
+        assert Run(tmp_path, record).final
+    lines = [{"epoch": 1, "s": 7.0}, {"epoch": 2, "s": 5.0}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run = Run(tmp_path, record)
+    assert (run.final, run.best) == (5.0, 7.0)

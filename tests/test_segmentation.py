@@ -238,7 +238,7 @@ def test_a_run_has_scores_pictures_and_what_there_was_of_the_data(cli):
     assert done.status == 0, done.err
     (run,) = find("runs")
     assert run.folder.parts[1] == "shapes_seg"
-    first, last = run.metrics()
+    first, last = run.metrics
     for name in ("miou", "pixel_accuracy", "iou_background"):
         assert 0 <= first[f"val_whole_{name}"] <= 100
         assert f"val_sliding_{name}" not in first and 0 <= last[f"val_sliding_{name}"] <= 100
@@ -264,7 +264,7 @@ def test_a_run_has_scores_pictures_and_what_there_was_of_the_data(cli):
 def test_the_last_epoch_is_evaluated_and_drawn_whatever_every_says(cli):
     assert cli(*QUICK, "eval.every=5", "eval.pictures_every=5", "eval.final_mode=whole").status == 0
     (run,) = find("runs")
-    first, last = run.metrics()
+    first, last = run.metrics
     assert "val_whole_miou" not in first and "val_whole_miou" in last
     assert run.record["best"] == run.record["final"]
     assert {p.name for p in run.folder.glob("pictures/*/*")} == {"epoch0002.png"}
@@ -277,7 +277,7 @@ def test_voc_segmentation_takes_the_shapes_as_any_data_set(cli):
     )
     assert done.status == 0, done.err
     (run,) = find("runs")
-    assert run.identity["optim.weight_decay"] == 1e-4 and run.metrics()[0]["step"] == 1
+    assert run.identity["optim.weight_decay"] == 1e-4 and run.metrics[0]["step"] == 1
 
 
 def test_a_picture_is_the_same_for_a_label_whatever_image_it_is_in():
@@ -329,7 +329,7 @@ def test_real_voc_trains_and_is_scored(cli, real_data: Path):
     )
     assert done.status == 0, done.err
     (run,) = find("runs")
-    (line,) = run.metrics()
+    (line,) = run.metrics
     assert "311 of 1,464 training images and 321 of 1,449 validation images" in run.record["data"]
     assert "iou_person" in json.dumps(line)
 

@@ -21,7 +21,7 @@ QUICK = ["train.epochs=3", "model.hidden=[16]", "train.threads=1"]
 
 
 def numbers(run: Run) -> list[dict[str, Any]]:
-    return [{k: v for k, v in line.items() if k not in TIMES} for line in run.metrics()]
+    return [{k: v for k, v in line.items() if k not in TIMES} for line in run.metrics]
 
 
 def weights(run: Run) -> dict[str, torch.Tensor]:
@@ -91,7 +91,7 @@ def test_a_signal_in_evaluation_saves_and_goes_on(
         patch.setattr(Trainer, "evaluate", lambda *a: (send(signal.SIGTERM)(), evaluate(*a))[1])
         assert cli(*QUICK).status == 143
     (run,) = find("runs")
-    assert run.metrics() == []
+    assert run.metrics == []
     saved = torch.load(run.folder / "last.pt", weights_only=True)["progress"]
     assert (saved["epoch"], saved["step"]) == (0, 12)
     assert cli(*QUICK).status == 0 and same(next(find("runs")), reference)
@@ -150,7 +150,7 @@ def test_a_checkpoint_of_another_configuration_is_refused(cli, half: Run):
 def test_lines_beyond_the_checkpoint_are_cut(cli, reference: Run, half: Run, tail: bytes):
     metrics = half.folder / "metrics.jsonl"
     metrics.write_bytes(metrics.read_bytes() + tail)
-    assert len(half.metrics()) == 1 + tail.count(b"\n")
+    assert len(half.metrics) == 1 + tail.count(b"\n")
     assert cli(*QUICK).status == 0 and same(next(find("runs")), reference)
 
 

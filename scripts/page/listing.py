@@ -52,7 +52,7 @@ def _sortable(value: Value) -> tuple[bool, float, str]:
 def _row(run: Run, shown: str, link: str) -> Row:
     record, state = run.record, run.state
     try:
-        metrics = [m for m in run.metrics() if isinstance(m, dict)]
+        metrics = [m for m in run.metrics if isinstance(m, dict)]
     except ValueError:
         metrics, state = [], f"{state}, metrics damaged"
     values = (
