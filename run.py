@@ -18,11 +18,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from lrd.cluster import Outcome, choices, lacking, launching
-from lrd.compose import CONFIGS, OmegaConfBaseException, explain, read
-from lrd.config import Config
-from lrd.interrupt import Interrupted, RankLost
-from lrd.lock import Busy
-from lrd.runs import Run, open_run
+from lrd.config.compose import CONFIGS, OmegaConfBaseException, format_error, to_config
+from lrd.config.schema import Config
+from lrd.runs.lock import RunLocked
+from lrd.runs.signals import Interrupted, RankLost
+from lrd.runs.store import Run, open_run
 
 LOST = 4  # every rank says so of itself, whichever is left
 failures: list[tuple[str, str, int]] = []
@@ -38,17 +38,17 @@ def one(cfg: DictConfig) -> float | None:
     cell = " ".join(now.overrides.task) if sweep else ""
     config = None
     try:
-        config = read(cfg)
-        from lrd import session  # torch is loaded once the settings are known to be sound
+        config = to_config(cfg)
+        from lrd.training import runner  # torch is loaded once the settings are known to be sound
 
         if sweep:
             print(f"\n[{now.job.num}] {cell}")
-        run = session.run(config, choices(now.runtime.choices), print)
+        run = runner.execute(config, choices(now.runtime.choices), print)
         tell(run, sweep)
         return run.final
     except ValueError as error:
         failures.append((cell, str(error), 2))
-    except Busy as error:
+    except RunLocked as error:
         failures.append((cell, f"{error}; left to it", 3))
     except RankLost as error:
         failures.append((cell, str(error), LOST))
@@ -116,7 +116,7 @@ def _main(first: bool) -> int:
         print("\nstopped at once; the same command goes on from the last save", file=sys.stderr)
         status = 130
     except (HydraException, OmegaConfBaseException) as error:
-        failures.append(("", lacking(error) or explain(error), 2))
+        failures.append(("", lacking(error) or format_error(error), 2))
     for cell, line, kind in failures:
         if not first and kind != LOST:
             continue

@@ -1,6 +1,8 @@
-"""Learning Rate Dropout (arXiv 1912.00144): the technique and the training loop around it.
+"""Learning Rate Dropout (arXiv 1912.00144): the optimizer wrapper and the experiment framework.
 
-``from lrd import LRDropout`` needs torch alone, and nothing is imported before it is asked for.
+    from lrd import LRDropout
+
+needs torch alone. Importing ``lrd`` imports nothing else; each name is imported when it is used.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -18,7 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from lrd.cluster import Cell, Elsewhere, Outcome, Task, outcome_of
-from lrd.interrupt import SIGNALS, Interrupted, Requests
+from lrd.runs.signals import SIGNALS, Interrupted, StopSignals
 
 SIGNAL = signal.SIGUSR1  # by which this process asks its children to save and end
 
@@ -39,9 +39,9 @@ class Numbered(io.TextIOBase):
 
 
 @cache
-def requests() -> Requests:
+def requests() -> StopSignals:
     """Those to this process, for good."""
-    mine = Requests().__enter__()
+    mine = StopSignals().__enter__()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     Thread(target=_watch, args=[os.getppid()], daemon=True).start()
     return mine
@@ -78,11 +78,11 @@ class Numerous:
 
 
 @contextmanager
-def handed_on() -> Iterator[Requests]:
+def handed_on() -> Iterator[StopSignals]:
     """While entered, a signal that asks this process to stop is handed on to its children, which
     save and end; this one goes on, to wait for them. A second Ctrl-C ends all at once."""
     over = Event()
-    with Requests() as asked:
+    with StopSignals() as asked:
 
         def hand() -> None:
             while not over.wait(0.1):
@@ -130,7 +130,7 @@ class Beside(Elsewhere):
         if asked.received is not None:
             raise Interrupted(asked.received)
 
-    def _run(self, overrides: Sequence[Sequence[str]], asked: Requests) -> list[Outcome]:
+    def _run(self, overrides: Sequence[Sequence[str]], asked: StopSignals) -> list[Outcome]:
         from joblib.externals.loky import get_reusable_executor
 
         try:

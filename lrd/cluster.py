@@ -17,9 +17,9 @@ from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, open_dict
 
-from lrd.compose import read
-from lrd.config import Config
-from lrd.runs import Run, open_run
+from lrd.config.compose import to_config
+from lrd.config.schema import Config
+from lrd.runs.store import Run, open_run
 
 Failure = tuple[str, str, int]  # the cell, why in one line, and the exit status
 Say = Callable[[str], None]
@@ -105,7 +105,7 @@ class Elsewhere(Launcher):
             with open_dict(cfg):
                 del cfg["hydra"]
             try:
-                config = read(cfg)
+                config = to_config(cfg)
                 cells.append(Cell(tuple(own), text, config, chosen, open_run(config)))
             except ValueError as error:
                 cells.append(None)

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lrd.runs import Run, find, whole_lines
+from lrd.runs.store import Run, find_runs, read_complete_lines
 
 # In SLURM's words; every other state is one of a job that runs or will run.
 ENDED = {
@@ -69,7 +69,7 @@ def note(root: str | Path, jobs: Iterable[Job]) -> None:
 
 def noted(root: str | Path) -> dict[Path, Job]:
     """The last job that was submitted for each run's folder."""
-    lines = whole_lines(folder(root) / "jobs.jsonl")
+    lines = read_complete_lines(folder(root) / "jobs.jsonl")
     return {Path(root) / job.folder: job for job in (Job(**json.loads(line)) for line in lines)}
 
 
@@ -93,7 +93,7 @@ def listed(root: str | Path) -> list[Listed]:
     """Every run under ``root``, and those that a job was submitted for and that have not begun."""
     last = noted(root)
     runs = {path: Run(path, job.record) for path, job in last.items()}
-    runs |= {run.folder: run for run in find(root)}
+    runs |= {run.folder: run for run in find_runs(root)}
     over = {path for path, run in runs.items() if run.status == "finished"}
     ids = {
         path: run.record.get("job") or "" if path in over or path not in last else last[path].id

@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from lrd.cluster import Outcome, Task, outcome_of
-from lrd.interrupt import Interrupted
+from lrd.runs.signals import Interrupted
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Schedules, per step of the run: a factor on every group's initial rate; the keep probability."""
+"""Schedules over the steps of a run: of the learning rate, and of the keep probability."""
 
 import math
 from abc import ABC, abstractmethod
@@ -7,9 +7,12 @@ from dataclasses import dataclass
 
 
 class Schedule(ABC):
+    """Base of learning rate schedules."""
+
     @abstractmethod
     def __call__(self, step: int, total: int) -> float:
-        """The factor for ``step`` (from 0) of a run of ``total`` steps."""
+        """Return the factor on every group's initial learning rate for ``step`` (from 0) of
+        ``total``."""
 
 
 class Constant(Schedule):
@@ -20,7 +23,7 @@ class Constant(Schedule):
 
 
 class Steps(Schedule):
-    """Times ``gamma`` at each milestone, a fraction of the run (paper: CIFAR, 1/2 and 3/4)."""
+    """Multiply by ``gamma`` at each milestone, a fraction of the run (CIFAR: 1/2 and 3/4)."""
 
     def __init__(self, milestones: Sequence[float] = (0.5, 0.75), gamma: float = 0.1) -> None:
         if any(not 0 < m < 1 for m in milestones):
@@ -46,7 +49,7 @@ class Poly(Schedule):
         return max(0.0, 1 - step / total) ** self.power
 
 
-# How far p has come from its first value to its last, x of the run being done.
+# The progress of p from its first value to its last, by the fraction x of the run.
 RAMPS: dict[str, Callable[[float], float]] = {
     "constant": lambda x: 0.0,
     "linear": lambda x: x,
@@ -55,18 +58,23 @@ RAMPS: dict[str, Callable[[float], float]] = {
 
 
 @dataclass(frozen=True)
-class KeepProbability:
-    """p over a run: ``p_t = p + (p_end - p) ramp(t / T)``, constant in the paper.
+class PSchedule:
+    """The keep probability over a run: ``p_t = p + (p_end - p) ramp(t / T)``, constant in the
+    paper.
 
-    T is the run's number of steps: the first one (t = 0) has ``p``, and ``p_end`` is reached after
-    the last one. A function of t alone, so a resume needs no state. A parameter group with a p of
-    its own keeps it.
+    T is the run's number of steps: step 0 has ``p``, and ``p_end`` is reached after the last step.
+    A function of t alone, so a resume needs no state. A parameter group with its own p keeps it.
     """
 
     p: float
     p_end: float = 1.0
     schedule: str = "constant"
 
+    @property
+    def smallest(self) -> float:
+        """The smallest p of a run."""
+        return self.p if self.schedule == "constant" else min(self.p, self.p_end)
+
     def __call__(self, step: int, total: int) -> float:
-        """p of ``step`` (from 0) of a run of ``total`` steps."""
+        """Return p of ``step`` (from 0) of a run of ``total`` steps."""
         return self.p + (self.p_end - self.p) * RAMPS[self.schedule](step / total)

@@ -1,4 +1,4 @@
-"""The whole contract between the training loop and a task."""
+"""The contract between the training loop and a task."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from lrd.masks import key
+from lrd.rng import fold_key
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Batch:
-    """What one step sees: ``index`` (n,) int64 says which samples of the training set these are.
+    """What one step sees; ``index``, int64 (n,), are the samples' numbers in the training set.
 
-    ``whole``: among several ranks, every one has this same batch instead of a share of its own.
+    ``replicated``: on several ranks, each has this same batch instead of a shard of its own.
     """
 
     inputs: Any
     targets: Any
     index: Tensor
-    whole: bool = False
+    replicated: bool = False
 
     def __len__(self) -> int:
         return len(self.index)
@@ -32,11 +32,11 @@ class Batch:
 
 @dataclass(slots=True)
 class Step:
-    """One forward pass: ``losses`` are means over the batch and their sum is minimised; ``stats``
-    are sums over the batch's samples, which the log shows per sample. Scalars on the device.
+    """The result of a forward pass, as scalars on the device.
 
-    ``count``: over how many of something the losses are means, where not over the samples; by it
-    the shares of several ranks are weighed.
+    ``losses`` are means over the batch; their sum is minimized. ``stats`` are sums over the batch's
+    samples, logged per sample. ``count`` is the number of terms in the mean, if it is not the
+    number of samples; it weighs the shards of several ranks.
     """
 
     losses: dict[str, Tensor]
@@ -58,7 +58,7 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What every data set and task is told of the run. ``seed`` rules order and augmentation."""
+    """A run's settings for its dataset and task; ``seed`` determines order and augmentation."""
 
     seed: int = 0
     device: torch.device = torch.device("cpu")
@@ -73,25 +73,24 @@ class Setup:
 
 
 class Dataset:
-    """Base of what ``dataset=`` may name, constructed as ``Dataset(setup, name=..., **settings)``.
+    """Base of the classes that ``dataset=`` may name: ``Dataset(setup, name=..., **settings)``.
 
-    Constructing one reads nothing; what kind of data it holds is between it and its task.
+    The constructor reads nothing. Which data it holds is between the dataset and its task.
     """
 
 
 class Task(ABC):
     """Data, model, loss and scores of one kind of problem.
 
-    A task is constructed as ``Task(setup, dataset=..., model=..., **settings)``, where ``dataset``
-    is its data set, not yet read, and ``model`` a callable that builds the network from whatever
-    keywords the task passes. Nothing is read from disk before ``steps_per_epoch`` or a batch is
-    asked for.
+    A task is constructed as ``Task(setup, dataset=..., model=..., **settings)``: ``dataset`` has
+    not been read yet, and ``model`` is a callable that builds the network from the keywords that
+    the task passes. Nothing is read from disk before ``steps_per_epoch`` or a batch is requested.
 
-    Order and augmentation of the training data depend on (seed, epoch, sample) alone, and are the
-    same on any device, with any number of workers and ranks; an epoch can be entered in its middle.
+    Order and augmentation of the training data depend on (seed, epoch, sample) alone. They are the
+    same on any device, with any number of workers and ranks; an epoch can start in its middle.
 
-    ``eval_modes`` are the ways to evaluate that ``eval.mode`` and ``eval.final_mode`` may name.
-    ``labels``: of a task whose targets are one label a sample, int64 (n,), how many there are.
+    ``eval_modes`` are the values of ``eval.mode`` and ``eval.final_mode``. ``labels`` is the number
+    of labels of a task whose targets are one label per sample, int64 (n,).
     """
 
     score: Score
@@ -104,68 +103,68 @@ class Task(ABC):
 
     @abstractmethod
     def model(self) -> nn.Module:
-        """A new network. Called once, with torch's generator seeded for the initialisation."""
+        """Return a new network. Called once, with torch's generator seeded for initialization."""
 
     def param_groups(self, model: nn.Module) -> list[dict[str, Any]]:
-        """Groups for the optimizer, with a ``p`` or a ``lr_factor`` on the optimizer's rate of
-        their own where they need one."""
+        """Return groups for the optimizer; a group may have its own ``p``, and an ``lr_factor`` on
+        the optimizer's learning rate."""
         return [{"params": list(model.parameters())}]
 
     def describe(self) -> str:
-        """One line on the data for the terminal and the record, if there is something to say."""
+        """Return one line on the data for the terminal and the record, or an empty string."""
         return ""
 
     @abstractmethod
     def train_batches(
         self, epoch: int, start: int = 0, rank: int = 0, world: int = 1
     ) -> Iterator[Batch]:
-        """Batches ``start`` and on of ``epoch`` (both from 0), of each the :func:`share` of this
-        rank: as many batches for every rank, and none of them empty."""
+        """Yield the batches of ``epoch`` from ``start`` on (both from 0), of each the :func:`shard`
+        of this rank: the same number of batches for every rank, none empty."""
 
     @abstractmethod
     def step(self, model: nn.Module, batch: Batch) -> Step: ...
 
     @abstractmethod
     def metrics(self) -> dict[str, "Metric"]:
-        """New torchmetrics objects by the names their values have in the log. One that computes
-        a dictionary of scalars has its own names there instead."""
+        """Return new torchmetrics objects by the names of their values in the log. A metric that
+        computes a dictionary of scalars is logged under that dictionary's names."""
 
     @abstractmethod
     def eval_batches(self, rank: int = 0, world: int = 1) -> Iterator[Batch]:
-        """All samples of the evaluation once, each for one of the ranks."""
+        """Yield all evaluation samples once, each on one of the ranks."""
 
     @abstractmethod
     def eval_step(self, model: nn.Module, batch: Batch, metrics: dict[str, "Metric"]) -> None:
-        """Update ``metrics`` with one batch; the model is in eval mode and gradients are off."""
+        """Update ``metrics`` with one batch; the model is in eval mode, gradients are disabled."""
 
     def final_metrics(self) -> dict[str, "Metric"]:
-        """As :meth:`metrics`, for one more and slower evaluation after the last epoch, if any."""
+        """Return metrics of a second, slower evaluation after the last epoch, if there is one."""
         return {}
 
     def final_step(self, model: nn.Module, batch: Batch, metrics: dict[str, "Metric"]) -> None:
-        """As :meth:`eval_step`, for ``final_metrics``; by default the same."""
+        """Update ``final_metrics`` with one batch; by default as :meth:`eval_step`."""
         self.eval_step(model, batch, metrics)
 
     def close(self) -> None:  # noqa: B027  most tasks start nothing
-        """The run is over: end what was started for it."""
+        """End what the task has started, such as loading processes."""
 
-    def pictures(self, model: nn.Module) -> dict[str, Tensor]:
-        """What the model makes of a fixed handful of evaluation samples, by name: uint8 (3, h, w)
-        on the CPU; the model is in eval mode and gradients are off."""
+    def visualize(self, model: nn.Module) -> dict[str, Tensor]:
+        """Return images of predictions for a few fixed evaluation samples, by name: uint8 (3, h, w)
+        on the CPU; the model is in eval mode, gradients are disabled."""
         return {}
 
 
 ModelFactory = Callable[..., nn.Module]
 
 
-def share(samples: Tensor, rank: int, world: int) -> tuple[Tensor, bool]:
-    """Of a batch's ``samples`` (n,) those of one rank; where there are fewer than ranks, all of
-    them, and that the batch is whole."""
-    whole = len(samples) < world
-    return (samples if whole else samples[rank::world]), whole
+def shard(samples: Tensor, rank: int, world: int) -> tuple[Tensor, bool]:
+    """Return a rank's shard of a batch's ``samples`` (n,), and whether the batch is replicated:
+    with fewer samples than ranks every rank gets all of them."""
+    replicated = len(samples) < world
+    return (samples if replicated else samples[rank::world]), replicated
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
-    """int64 of shape (count,): the order of an epoch's samples, the same on every device."""
-    generator = torch.Generator().manual_seed(key("order", seed, epoch))
+    """Return int64 (count,): the order of an epoch's samples, the same on every device."""
+    generator = torch.Generator().manual_seed(fold_key("order", seed, epoch))
     return torch.randperm(count, generator=generator)

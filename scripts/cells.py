@@ -12,8 +12,8 @@ from composed import identity_of
 from layout import Cell
 from scipy import stats
 
-from lrd.identity import differences, fingerprint
-from lrd.runs import Run, find
+from lrd.config.fingerprint import diff_identities, fingerprint
+from lrd.runs.store import Run, find_runs
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def wanted(cell: Cell, overrides: tuple[str, ...]) -> dict[str, Any]:
 def fill(cells: Sequence[Cell], root: str, overrides: Sequence[str]) -> dict[Cell, Filled]:
     """Every cell with its runs under ``root``."""
     found: dict[tuple[str, str], list[Run]] = defaultdict(list)
-    for run in find(root):
+    for run in find_runs(root):
         if run.status in ("finished", "failed"):
             found[run.fingerprint, run.status].append(run)
     filled = {}
@@ -98,8 +98,8 @@ def others(filled: Sequence[Filled], root: str) -> list[str]:
     """What there is instead: finished runs that fill no cell, and how each differs from one."""
     asked = [f.identity for f in filled]
     lines: Counter[str] = Counter()
-    for run in find(root):
+    for run in find_runs(root):
         if run.status == "finished" and run.identity not in asked:
-            nearest = min((differences(a, run.identity) for a in asked), key=len)
+            nearest = min((diff_identities(a, run.identity) for a in asked), key=len)
             lines[", ".join(nearest)] += 1
     return [f"{count} finished with {how}" for how, count in lines.most_common()]

@@ -21,7 +21,7 @@ from study import Arms, Study, missing, studies
 from sweep import swept
 from tabular import titled
 
-from lrd.identity import differences
+from lrd.config.fingerprint import diff_identities
 
 
 def arms_of(experiment: str, asked: Sequence[str] | None) -> Arms:
@@ -36,7 +36,7 @@ def report(found: Sequence[Study], gap: float | None) -> str:
     table = {" ".join(s.at) or s.experiment: compare(*s.filled, s.seeds) for s in found}
     first = found[0]
     changed = dict.fromkeys(
-        chain.from_iterable(differences(*(f.identity for f in s.filled)) for s in found)
+        chain.from_iterable(diff_identities(*(f.identity for f in s.filled)) for s in found)
     )
     lines = [
         titled(f"{first.experiment}: {first.arms[1]} against {first.arms[0]}", first.overrides),

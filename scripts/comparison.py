@@ -20,7 +20,7 @@ from permutation import holm
 from pooled import Pooled, pool
 from power import Plan
 
-from lrd.runs import Run
+from lrd.runs.store import Run
 
 
 @dataclass(frozen=True)

@@ -28,10 +28,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 import lrd
-from lrd.compose import CONFIGS, compose, read
-from lrd.config import Config
-from lrd.identity import identity
-from lrd.runs import write_whole
+from lrd.config.compose import CONFIGS, compose, to_config
+from lrd.config.fingerprint import identity
+from lrd.config.schema import Config
+from lrd.runs.store import atomic_write
 
 Identity = dict[str, Any]
 MOST = 5000  # of one user's identities that are remembered
@@ -40,7 +40,7 @@ NUMBERS = {f.name for f in fields(Config) if f.type in (int, float)}  # settings
 
 def identity_of(overrides: Sequence[str]) -> Identity:
     """That of ``python run.py OVERRIDES``. Raises ValueError in one line."""
-    return remembered().recall(_name(overrides), lambda: identity(read(recompose(overrides))))
+    return remembered().recall(_name(overrides), lambda: identity(to_config(recompose(overrides))))
 
 
 def _name(overrides: Sequence[str]) -> str:
@@ -62,7 +62,7 @@ def _identities(asked: Sequence[Sequence[str]]) -> dict[str, Identity]:
     found = {}
     for overrides in asked:
         with suppress(ValueError):
-            found[_name(overrides)] = identity(read(recompose(overrides)))
+            found[_name(overrides)] = identity(to_config(recompose(overrides)))
     return found
 
 
@@ -122,7 +122,7 @@ class Memory:
             return
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(self.path, json.dumps({"key": self.key, "known": kept}).encode())
+            atomic_write(self.path, json.dumps({"key": self.key, "known": kept}).encode())
         except OSError:
             pass  # a slower next time
 

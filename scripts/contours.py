@@ -16,7 +16,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 from panels import GREY
 
-from lrd.runs import Run
+from lrd.runs.store import Run
 from tasks.landscape import BAD, BEYOND, DOMAIN, GOOD, f, near
 
 Place = tuple[float, float]

@@ -18,7 +18,7 @@ from statistics import median
 from effect import Effect
 from scipy import integrate, stats
 
-from lrd.runs import Run
+from lrd.runs.store import Run
 
 NEVER = math.inf
 Pairs = Sequence[tuple[Run, Run]]

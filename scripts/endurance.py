@@ -27,12 +27,12 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import lrd.session  # noqa: F401  torch and all, once: the children start from here
+import lrd.training.runner  # noqa: F401  torch and all, once: the children start from here
 import run as entry
-from lrd.log import JsonLines
-from lrd.restore import Snapshot
-from lrd.runs import TIMES, Run, find
-from lrd.train import Trainer
+from lrd.loggers.jsonl import JSONLLogger
+from lrd.optim.snapshot import ElementSnapshot
+from lrd.runs.store import TIMES, Run, find_runs
+from lrd.training.trainer import Trainer
 
 QUICK = ["train.epochs=4", "model.hidden=[64]", "train.threads=1"]
 OPTIMIZERS = ("sgdm", "rmsprop", "rmsprop_authors", "adam", "amsgrad", "radam")
@@ -42,7 +42,7 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def half_a_line(sink: JsonLines, numbers: dict[str, Any]) -> None:
+def half_a_line(sink: JSONLLogger, numbers: dict[str, Any]) -> None:
     sink.file.write(json.dumps(numbers).encode()[:40])
     sink.file.flush()
     die()
@@ -51,9 +51,9 @@ def half_a_line(sink: JsonLines, numbers: dict[str, Any]) -> None:
 # Where a run may be killed: the function that is on its way, what happens instead of it, and how
 # often it is called in a run of QUICK.
 POINTS: dict[str, tuple[Any, str, Callable[..., None], int]] = {
-    "step": (Snapshot, "restore", lambda *a, **k: die(), 40),
+    "step": (ElementSnapshot, "restore", lambda *a, **k: die(), 40),
     "evaluation": (Trainer, "_require_finite", lambda *a, **k: die(), 8),
-    "metrics": (JsonLines, "epoch", half_a_line, 4),
+    "metrics": (JSONLLogger, "epoch", half_a_line, 4),
     "flush": (os, "fsync", lambda *a, **k: die(), 12),
     "rename": (os, "replace", lambda *a, **k: die(), 6),
 }
@@ -144,7 +144,7 @@ def torture(cell: Sequence[str], kills: int, dice: random.Random, folder: Path) 
         resumes -= 1
         if killed:
             raise SystemExit(f"a resume failed with status {killed}:\n{log.read_text()[-2000:]}")
-    peace, war = ([*find(folder / side)] for side in ("peace", "war"))
+    peace, war = ([*find_runs(folder / side)] for side in ("peace", "war"))
     for a, b in zip(peace, war, strict=True):
         assert (a.fingerprint, a.seed) == (b.fingerprint, b.seed)
         differing += differing_bytes(kept(a), kept(b))
@@ -180,7 +180,7 @@ def writers(count: int, arguments: list[str]) -> int:
         statuses = [wait(child) for child in children]
         logs = [(folder / f"{i}.log").read_text() for i in range(count)]
         trained = sum(log.count("epoch 1/") for log in logs)
-        finished = [run for run in find(folder / "runs") if run.status == "finished"]
+        finished = [run for run in find_runs(folder / "runs") if run.status == "finished"]
         whole = sum(len(run.metrics) == epochs for run in finished)
     print(f"{count} writers, {seeds} cells: {len(finished)} finished, {whole} of them whole, ")
     print(f"{trained} trained in all; exit statuses {sorted(statuses)} (3: left to another)")

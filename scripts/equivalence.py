@@ -17,8 +17,8 @@ from command import reader
 from paired import Paired
 from study import Study, missing, study
 
-from lrd.identity import differences
-from lrd.runs import Run
+from lrd.config.fingerprint import diff_identities
+from lrd.runs.store import Run
 
 
 def made_with(runs: Sequence[Run]) -> str:
@@ -44,7 +44,7 @@ def report(found: Study, margin: float) -> str:
         mean = sum(run.final for run in runs) / len(runs)
         lines += [f"{arm:{width}}  n = {len(runs)}  mean {mean:.3f}  ({made_with(runs)})"]
     asked, other = (f.identity for f in found.filled)
-    lines += [f"{found.arms[1]} has {', '.join(differences(asked, other))}", ""]
+    lines += [f"{found.arms[1]} has {', '.join(diff_identities(asked, other))}", ""]
     if len(pairs) < 2:
         return "\n".join([*lines, f"not shown: at least 2 pairs are needed, got {len(pairs)}"])
     return "\n".join([*lines, *verdict(pairs, margin)])

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure as Sheet
 from points import fill_curves, series
 from sweep import commands, into
 
-from lrd.runs import write_whole
+from lrd.runs.store import atomic_write
 
 
 def place(out: str | None, form: str | None, runs: str, name: str) -> tuple[Path, str]:
@@ -38,7 +38,7 @@ def save(path: Path, data: bytes) -> None:
         raise ValueError(f"cannot write {path}: it is a folder")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, data)
+        atomic_write(path, data)
     except OSError as error:
         raise ValueError(f"cannot write {path}: {error.strerror}: {error.filename}") from error
 

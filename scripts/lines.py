@@ -11,9 +11,9 @@ from curves import Figure, Group
 from matplotlib.colors import to_hex, to_rgb
 from tabular import Cell, require_apart
 
-from lrd.columns import columns
-from lrd.compose import read
-from lrd.identity import fingerprint, flatten
+from lrd.config.compose import to_config
+from lrd.config.fingerprint import fingerprint, flatten
+from lrd.runs.labels import run_labels
 
 FIRST = ("dataset", "model", "optimizer", "arm", "p")
 Path = tuple[str, ...]
@@ -53,9 +53,9 @@ def lines(figures: Iterable[Figure], overrides: Sequence[str]) -> Lines:
 def _columns(cell: Cell, mark: str, overrides: Sequence[str]) -> dict[str, Any]:
     """A run's configuration as a dashboard has it: its own columns, then every setting."""
     asked = [f"+experiment={cell.experiment}", *cell.overrides, *overrides]
-    config = asdict(read(recompose(asked)))
+    config = asdict(to_config(recompose(asked)))
     record = {"config": config, "choices": {}, "seed": 0, "fingerprint": mark}
-    own = {name: value for name, value in columns(record).items() if name in FIRST}
+    own = {name: value for name, value in run_labels(record).items() if name in FIRST}
     settings = {name: config[name] for name in ("lrd", "optim", "regularizer")}
     return own | {f"settings.{name}": v for name, v in flatten(settings).items()}
 

@@ -8,7 +8,7 @@ from statistics import median
 from claims import Measure
 from convergence import curve, first_reached, height
 
-from lrd.runs import Run
+from lrd.runs.store import Run
 
 # What must agree for two runs' times to be comparable.
 SAME = ("device", "threads", "ranks", "versions", "hardware", "precision", "matmul")

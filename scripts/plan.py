@@ -21,9 +21,9 @@ from sections import aligned
 from sweep import cells, setting
 from tabular import titled
 
-from lrd.compose import compose, read
-from lrd.identity import fingerprint, identity
-from lrd.runs import Run, find
+from lrd.config.compose import compose, to_config
+from lrd.config.fingerprint import fingerprint, identity
+from lrd.runs.store import Run, find_runs
 
 STATES = ("finished", "running", "partial", "failed", "not begun")
 # What the time of an epoch depends on, beside the machine.
@@ -83,7 +83,7 @@ def planned(experiment: str, overrides: Sequence[str], found: Iterable[Run]) -> 
         seeds[tuple(o for o in run if setting(o) != "seed")] += seed
     made: dict[str, Planned] = {}
     for settings, chosen in seeds.items():
-        config = read(compose([*settings, f"seed={chosen[0]}"] if chosen else settings))
+        config = to_config(compose([*settings, f"seed={chosen[0]}"] if chosen else settings))
         mark = fingerprint(what := identity(config))
         numbers = map(int, chosen) if chosen else [config.seed]
         runs = {seed: there.get((mark, f"seed{seed}")) for seed in numbers}
@@ -174,7 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = reader(__doc__, "experiment")
     args = parser.parse_intermixed_args(arguments)
     try:
-        there = list(find(args.runs))
+        there = list(find_runs(args.runs))
         plan = planned(args.experiment, args.overrides, there)
         found = paces(plan, there)
         print(report(titled(args.experiment, args.overrides), plan, found))

@@ -13,7 +13,7 @@ from curves import Figure, Panel, Published
 from numpy.typing import NDArray
 from tabular import Cell, require_apart
 
-from lrd.runs import Run
+from lrd.runs.store import Run
 
 Metrics = Sequence[Mapping[str, Any]]
 

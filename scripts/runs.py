@@ -23,10 +23,10 @@ from typing import Any
 
 import yaml
 
-from lrd.identity import DEFAULTS, differences, flatten
+from lrd.config.fingerprint import DEFAULTS, diff_identities, flatten
 from lrd.jobs import Listed, listed
-from lrd.lock import Busy, locked
-from lrd.runs import Run
+from lrd.runs.lock import RunLocked, run_lock
+from lrd.runs.store import Run
 
 HEADS = ["state", "data", "optim", "p", "seed", "epochs", "final", "job", "differs in", "folder"]
 OPTIONAL = ("job", "differs in")  # columns that are left out where they would be empty
@@ -161,10 +161,10 @@ def prune(runs: Sequence[Listed], root: Path, yes: bool) -> str:
     deleted = 0
     for run in doomed:
         try:
-            with locked(run.folder):
+            with run_lock(run.folder):
                 shutil.rmtree(run.folder)
                 deleted += 1
-        except Busy as busy:
+        except RunLocked as busy:
             print(f"left: {busy}")
         if run.folder.parent.is_dir() and not any(run.folder.parent.iterdir()):
             run.folder.parent.rmdir()
@@ -189,7 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(show(one(runs, args.show)))
         elif args.diff:
             a, b = (settings(one(runs, name)) for name in args.diff)
-            print("\n".join(differences(a, b)) or "no difference")
+            print("\n".join(diff_identities(a, b)) or "no difference")
         else:
             chosen = matching(runs, args.filters)
             print(prune(chosen, Path(args.runs), args.yes) if args.prune else listing(chosen))

@@ -20,7 +20,7 @@ from typing import Any
 from endurance import differing_bytes, kept
 
 from lrd.jobs import noted
-from lrd.runs import Run, find
+from lrd.runs.store import Run, find_runs
 
 ROOT = Path(__file__).resolve().parents[1]
 RATES = [*(f"{k / 100:g}" for k in range(1, 12)), "1e+18"]  # the loss of the last is not finite
@@ -57,7 +57,7 @@ def rate_of(record: dict[str, Any]) -> str:
 
 
 def by_rate(folder: str) -> dict[str, Run]:
-    return {rate_of(run.record): run for run in find(folder)}
+    return {rate_of(run.record): run for run in find_runs(folder)}
 
 
 def job_of(rate: str) -> str:

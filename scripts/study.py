@@ -13,7 +13,7 @@ from layout import TABLES
 from sweep import setting, swept, values
 from tabular import Cell
 
-from lrd.runs import Run
+from lrd.runs.store import Run
 
 Arms = tuple[str, str]
 

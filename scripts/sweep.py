@@ -12,7 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from tabular import Cell
 
-from lrd.compose import CONFIGS, explain
+from lrd.config.compose import CONFIGS, format_error
 
 Block = dict[str, tuple[str, ...]]  # the values of every setting; the cells are their product
 
@@ -42,7 +42,7 @@ def _swept(experiment: str) -> dict[str, str]:
             asked = [f"+experiment={experiment}"]
             whole = hydra.compose("config", overrides=asked, return_hydra_config=True)
     except Exception as error:
-        raise ValueError(explain(error)) from error
+        raise ValueError(format_error(error)) from error
     return {str(name): str(text) for name, text in (whole.hydra.sweeper.params or {}).items()}
 
 
@@ -53,7 +53,7 @@ def _parsed(overrides: Sequence[str]) -> list[Override]:
             loader = GlobalHydra.instance().config_loader()
             return OverridesParser.create(loader).parse_overrides(list(overrides))
     except Exception as error:
-        raise ValueError(explain(error)) from error
+        raise ValueError(format_error(error)) from error
 
 
 def values(name: str, text: str) -> list[str]:
@@ -70,7 +70,7 @@ def cells(experiment: str, overrides: Sequence[str] = ()) -> list[tuple[str, ...
     try:
         (batch,) = BasicSweeper.split_arguments(parsed, None)
     except Exception as error:
-        raise ValueError(explain(error)) from error
+        raise ValueError(format_error(error)) from error
     return [tuple(run) for run in batch]
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lrd.identity import fingerprint
+from lrd.config.fingerprint import fingerprint
 
 PAPER = json.loads((Path(__file__).parent / "paper" / "numbers.json").read_text())
 OPTIMIZERS = {

@@ -16,10 +16,10 @@ from page.build import scales
 from page.chapters import at, mark
 from PIL import Image
 
-from lrd.compose import compose, read
-from lrd.config import Wandb as Settings
-from lrd.dashboard import bounded
-from lrd.runs import find
+from lrd.config.compose import compose, to_config
+from lrd.config.schema import Wandb as Settings
+from lrd.loggers.wandb import wandb_settings
+from lrd.runs.store import find_runs
 
 NUMBERS = {"mean": float, "half_width_95": float, "n": int, "failed": int, "paper": float}
 Rows = list[dict[str, Any]]
@@ -33,7 +33,7 @@ def split(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def settings(overrides: Sequence[str]) -> Settings:
     """``wandb.*`` as run.py would have it. Raises ValueError in one line."""
-    return read(compose(overrides)).wandb
+    return to_config(compose(overrides)).wandb
 
 
 def filled(root: str, overrides: Sequence[str]) -> Iterator[tuple[str, Rows]]:
@@ -80,11 +80,11 @@ def log(root: str, where: Settings, overrides: Sequence[str] = ()) -> str:
         name=" ".join(["report", *overrides]),
         config={"runs": str(place), "overrides": list(overrides)},
         dir=root,
-        settings=bounded(),
+        settings=wandb_settings(),
     ) as run:
         tables: list[str] = []
         figures: list[str] = []
-        for scale in [1.0, *scales(list(find(root)), overrides)]:
+        for scale in [1.0, *scales(list(find_runs(root)), overrides)]:
             asked, ends = at(scale, overrides), mark(scale)
             for name, rows in filled(root, asked):
                 made = wandb.Table(list(rows[0]), [list(row.values()) for row in rows])

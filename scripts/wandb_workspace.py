@@ -21,7 +21,7 @@ from curves import FIGURES, Figure
 from lines import Lines, lines
 from wandb_report import settings, split
 
-from lrd.config import Wandb as Settings
+from lrd.config.schema import Wandb as Settings
 
 PINNED = ("config:optimizer.value", "config:arm.value", "config:p.value", "config:seed.value")
 

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MeanMetric, Metric
 
-from lrd.masks import draw
-from lrd.task import Batch, ModelFactory, Score, Setup, Step, Task, epoch_order, share
+from lrd.rng import randint
+from lrd.task import Batch, ModelFactory, Score, Setup, Step, Task, epoch_order, shard
 from tasks.images import Images, Split
 
 
@@ -45,7 +45,7 @@ class Classification(Task):
         split, _ = self._splits
         order = epoch_order(len(split.index), self.setup.seed, epoch).to(split.index.device)
         for chosen in order.split(self.setup.batch_size)[start:]:
-            mine, whole = share(chosen, rank, world)
+            mine, whole = shard(chosen, rank, world)
             index = split.index[mine]
             images = split.images[index]
             if self.data.crop:
@@ -92,9 +92,11 @@ def random_crop_and_flip(
     What happens to a sample depends on (seed, epoch, its ``index``) alone.
     """
     down, right = (
-        draw(index, 2 * padding + 1, f"crop {axis}", seed, epoch) for axis in ("down", "right")
+        randint(index, 2 * padding + 1, f"crop {axis}", seed, epoch) for axis in ("down", "right")
     )
-    return crop_and_flip(images, padding, down, right, draw(index, 2, "flip", seed, epoch).bool())
+    return crop_and_flip(
+        images, padding, down, right, randint(index, 2, "flip", seed, epoch).bool()
+    )
 
 
 def crop_and_flip(

@@ -13,7 +13,7 @@ from torchvision import datasets
 from torchvision.datasets import mnist
 from torchvision.datasets.utils import check_integrity, download_and_extract_archive
 
-from lrd.masks import bits, key
+from lrd.rng import fold_key, random_bits
 from lrd.task import Dataset, Setup
 
 
@@ -69,7 +69,7 @@ class Images(Dataset):
                 f"dataset.holdout must be below the {count} training samples of {self.name}, "
                 f"got {self.holdout}"
             )
-        generator = torch.Generator().manual_seed(key("holdout", self.setup.seed))
+        generator = torch.Generator().manual_seed(fold_key("holdout", self.setup.seed))
         chosen = kept[torch.randperm(count, generator=generator)].to(images.device)
         held, rest = (part.sort().values for part in chosen.tensor_split([self.holdout]))
         train = Split(images, labels, rest)
@@ -88,7 +88,7 @@ class Images(Dataset):
                 f"dataset.subset must be at most the {count} training samples of {self.name}, "
                 f"got {self.subset}"
             )
-        order = bits("subset", start=0, count=count, device="cpu").argsort(stable=True)
+        order = random_bits("subset", start=0, count=count, device="cpu").argsort(stable=True)
         shuffled = labels.cpu()[order]
         turn = torch.empty_like(order)  # a sample's place among its class, in that random order
         for label in shuffled.unique():

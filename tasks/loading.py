@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from lrd.masks import key
+from lrd.rng import fold_key
 from lrd.task import Setup
 
 
@@ -31,7 +31,7 @@ def drawn_from(*words: int | str) -> Iterator[None]:
     number of threads, and workers have one. Both are put back.
     """
     state, threads = torch.get_rng_state(), torch.get_num_threads()
-    torch.default_generator.manual_seed(key(*words))
+    torch.default_generator.manual_seed(fold_key(*words))
     if threads > 1:
         torch.set_num_threads(1)
     try:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from lrd.task import Batch, Setup, Task, epoch_order, share
+from lrd.task import Batch, Setup, Task, epoch_order, shard
 from tasks.loading import Loader, Sample
 from tasks.voc import VOC, Entry
 
@@ -83,7 +83,7 @@ class Photographs(Task, Generic[D]):
     ) -> Iterator[Batch]:
         order = epoch_order(len(self.entries["train"]), self.setup.seed, epoch)
         parts = order.split(self.setup.batch_size)[start : self.steps_per_epoch]
-        shares = [share(part, rank, world) for part in parts]
+        shares = [shard(part, rank, world) for part in parts]
         wanted = [[Sample("train", epoch, n) for n in mine.tolist()] for mine, _ in shares]
         for batch, (_, whole) in zip(self._loader.batches(wanted), shares, strict=True):
             yield replace(self.sent(Batch(*batch), train=True), whole=whole)

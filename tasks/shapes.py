@@ -16,7 +16,7 @@ import numpy as np
 from numpy.random import PCG64, Generator
 from PIL import Image
 
-from lrd.masks import key
+from lrd.rng import fold_key
 from tasks.voc import VOID, palette
 
 CLASSES = ("circle", "square", "triangle")
@@ -68,7 +68,7 @@ def picture(number: int) -> Picture:
     The arithmetic is of integers and of what IEEE 754 rounds exactly, so every machine draws the
     same pixels.
     """
-    random = Generator(PCG64(key("shapes", number)))
+    random = Generator(PCG64(fold_key("shapes", number)))
     height, width = (int(side) for side in random.integers(96, 161, size=2))
     pixels = _background(random, height, width)
     owner = np.zeros((height, width), np.uint8)  # 0, VOID, or the number of a shape, from 1 on

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from lrd.masks import bits
+from lrd.rng import random_bits
 from lrd.task import Batch, Dataset, ModelFactory, Score, Setup, Step, Task
 from tasks.landscape import BAD, DOMAIN, GOOD, f, near
 
@@ -38,7 +38,7 @@ class Starts(Dataset):
 
     def points(self) -> Tensor:
         """float32 (n, 2): x and y of every start, the named ones first."""
-        words = bits("toy", self.setup.seed, start=0, count=2 * self.drawn, device="cpu")
+        words = random_bits("toy", self.setup.seed, start=0, count=2 * self.drawn, device="cpu")
         unit = (words & 0x7FFFFFFF).double().view(-1, 2) / 2**31
         low, high = torch.tensor(DOMAIN, dtype=torch.float64).T
         named = torch.tensor(list(self.named.values()), dtype=torch.float64).view(-1, 2)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.datasets.voc import DATASET_YEAR_DICT
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from lrd.masks import key
+from lrd.rng import fold_key
 from lrd.task import Dataset, Setup
 
 CLASSES = (
@@ -128,7 +128,7 @@ class VOC(Dataset):
                 f"dataset.holdout must be below the {len(entries)} training images of "
                 f"{self.name}, got {self.holdout}"
             )
-        generator = torch.Generator().manual_seed(key("holdout", self.setup.seed))
+        generator = torch.Generator().manual_seed(fold_key("holdout", self.setup.seed))
         order = torch.randperm(len(entries), generator=generator).tolist()
         held = set(order[: self.holdout])
         rest = [entry for i, entry in enumerate(entries) if i not in held]

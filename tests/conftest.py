@@ -13,7 +13,7 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 
 import run as entry
-from lrd import kernels
+from lrd.optim import kernels
 
 LONG = ("endurance", "ranks", "beside", "loading", "slurm")  # a minute and more, in few tests
 torch.set_num_threads(1)  # on tensors this small, threads on a shared machine only wait

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lrd.compose import compose, read
-from lrd.config import Config
-from lrd.runs import Run, open_run
+from lrd.config.compose import compose, to_config
+from lrd.config.schema import Config
+from lrd.runs.store import Run, open_run
 
 Line = dict[str, float]
 PROVENANCE: dict[str, Any] = {
@@ -28,7 +28,7 @@ PROVENANCE: dict[str, Any] = {
 
 
 def configured(root: Path, *overrides: str) -> Config:
-    return read(compose([f"run.dir={root}", *overrides]))
+    return to_config(compose([f"run.dir={root}", *overrides]))
 
 
 def finish(config: Config, seed: int, lines: Sequence[Line], **record: Any) -> Run:

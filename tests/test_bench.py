@@ -21,8 +21,8 @@ from benchmarks.timing import Clock, Form, Spread
 from benchmarks.workloads import Workload
 from torch.nn import Parameter
 
-from lrd import kernels, masks
-from lrd.optim import LRDropout
+from lrd.optim import kernels, masks
+from lrd.optim.lr_dropout import LRDropout
 from lrd.task import Setup
 from tasks.models.fcnet import FCNet
 
@@ -374,7 +374,7 @@ def test_the_ordinary_loop_gets_none_of_our_switches(monkeypatch: pytest.MonkeyP
     def refuse(*args: Any) -> None:
         raise AssertionError("lrd.build sets switches of torch for the whole process")
 
-    monkeypatch.setattr("lrd.build.parts", refuse)
+    monkeypatch.setattr("lrd.training.builder.build", refuse)
     workloads.ordinary(toy(), loops.ORDINARY, 0)
 
 

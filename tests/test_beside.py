@@ -13,7 +13,7 @@ import pytest
 from endurance import differing_bytes, kept
 
 from lrd.beside import Numbered
-from lrd.runs import Run, find
+from lrd.runs.store import Run, find_runs
 
 pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
 ROOT = Path(__file__).parents[1]
@@ -45,7 +45,7 @@ def processes_of(session: int) -> list[str]:
 
 
 def by_rate(folder: Path) -> dict[float, Run]:
-    return {run.record["config"]["optim"]["lr"]: run for run in find(folder)}
+    return {run.record["config"]["optim"]["lr"]: run for run in find_runs(folder)}
 
 
 def beside(folder: Path, *more: str) -> Sequence[str]:
@@ -63,7 +63,7 @@ def test_stopped_by_ctrl_c_and_gone_on_with_it_ends_as_one_after_another(cli, tm
     """With as many threads as there the bits are the same; what fails is told as there."""
     command = beside(tmp_path / "war", "cluster.jobs=2", "train.threads=1")
     with subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE) as stopped:
-        while sum(len(run.metrics) >= 3 for run in find(tmp_path / "war")) < 1:
+        while sum(len(run.metrics) >= 3 for run in find_runs(tmp_path / "war")) < 1:
             assert stopped.poll() is None
             time.sleep(0.02)
         os.killpg(stopped.pid, signal.SIGINT)  # as a terminal does: to every process of the command
@@ -74,7 +74,7 @@ def test_stopped_by_ctrl_c_and_gone_on_with_it_ends_as_one_after_another(cli, tm
     while left_over := processes_of(stopped.pid):  # multiprocessing's tracker ends by itself
         assert time.monotonic() < deadline, left_over
         time.sleep(0.1)
-    left = {run.status for run in find(tmp_path / "war")}
+    left = {run.status for run in find_runs(tmp_path / "war")}
     assert "interrupted" in left and left <= {"interrupted", "failed", "finished"}
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr.count("error: ") == 1, done.stderr
@@ -93,4 +93,4 @@ def test_cores_are_divided_and_a_given_number_of_threads_is_kept(tmp_path: Path)
     cores = len(os.sched_getaffinity(0))
     quick = ["train.epochs=1", "optim.lr=0.05,0.1"]
     assert subprocess.run(beside(tmp_path, *quick, "cluster.jobs=2")).returncode == 0
-    assert {run.record["threads"] for run in find(tmp_path)} == {max(1, cores // 2)}
+    assert {run.record["threads"] for run in find_runs(tmp_path)} == {max(1, cores // 2)}

@@ -11,8 +11,8 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from lrd.cluster import Cell, Elsewhere, Failure, Outcome
-from lrd.compose import CONFIGS, compose, read
-from lrd.identity import fingerprint, identity
+from lrd.config.compose import CONFIGS, compose, to_config
+from lrd.config.fingerprint import fingerprint, identity
 
 ROOT = Path(__file__).parents[1]
 
@@ -84,12 +84,12 @@ def test_a_mistake_of_all_cells_is_one_line(played: Played):
 )
 def test_settings_have_rules(setting: str, rule: str):
     with pytest.raises(ValueError, match=rule.replace("(", r"\(")):
-        read(compose([setting]))
+        to_config(compose([setting]))
 
 
 def test_where_a_cell_runs_is_no_part_of_its_identity():
-    elsewhere = read(compose(["cluster.partition=gpu", "cluster.mem_gb=8", "cluster.jobs=2"]))
-    assert fingerprint(identity(elsewhere)) == fingerprint(identity(read(compose([]))))
+    elsewhere = to_config(compose(["cluster.partition=gpu", "cluster.mem_gb=8", "cluster.jobs=2"]))
+    assert fingerprint(identity(elsewhere)) == fingerprint(identity(to_config(compose([]))))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from pooled import pool
 from power import pairs_needed
 from tabular import Cell
 
-from lrd.runs import Run
+from lrd.runs.store import Run
 
 ACCURACY = {"name": "test_accuracy", "maximize": True, "unit": "%"}
 BASE = {0: 95.2, 1: 95.4, 2: 95.1, 3: 95.3}

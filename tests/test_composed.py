@@ -10,8 +10,8 @@ import pytest
 import sweep
 from composed import Memory, identity_of, key_of, recompose, sources
 
-from lrd.compose import CONFIGS, compose, read
-from lrd.identity import identity
+from lrd.config.compose import CONFIGS, compose, to_config
+from lrd.config.fingerprint import identity
 
 P_AND_SEED = {"lrd.p": "1,0.1,0.3,0.5,0.7,0.9", "seed": "0,1,2"}
 
@@ -30,7 +30,7 @@ def both(overrides: list[str]) -> list[Any]:
     found: list[Any] = []
     for how in (compose, recompose):
         try:
-            found.append(identity(read(how(overrides))))
+            found.append(identity(to_config(how(overrides))))
         except ValueError as error:
             found.append(str(error))
     return found
@@ -84,7 +84,7 @@ def test_what_several_processes_learn_is_what_one_finds(
 ):
     """Alike groups go to one process; a mistake says nothing until it is asked for."""
     good = [["optim=adam", f"lrd.p={p}"] for p in (1, 0.5)] + [["task=mnist", "lrd.p=0.5"]]
-    alone = [identity(read(compose(overrides))) for overrides in good]
+    alone = [identity(to_config(compose(overrides))) for overrides in good]
     swept = sweep._swept("table2")
     with ProcessPoolExecutor(2, get_context("spawn")) as workers:
         composed.learn([*good, ["optim=none"], good[0]], workers)

@@ -2,10 +2,10 @@
 
 import pytest
 
-from lrd.compose import compose, read
-from lrd.config import LRD
-from lrd.identity import fingerprint, identity
-from lrd.masks import GRANULARITIES
+from lrd.config.compose import compose, to_config
+from lrd.config.fingerprint import fingerprint, identity
+from lrd.config.schema import LRD
+from lrd.optim.options import GRANULARITIES
 from lrd.schedules import RAMPS
 
 ERRORS = {
@@ -49,7 +49,7 @@ ERRORS = {
 @pytest.mark.parametrize(("override", "line"), ERRORS.items(), ids=ERRORS)
 def test_every_mistake_is_one_line(override: str, line: str):
     with pytest.raises(ValueError) as caught:
-        read(compose([override]))
+        to_config(compose([override]))
     assert line in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -66,7 +66,7 @@ PAPER = {
 @pytest.mark.parametrize("optim", PAPER)
 @pytest.mark.parametrize("task", ["mnist", "cifar10", "cifar100"])
 def test_the_papers_rates_and_decays_apply_by_pair(task: str, optim: str):
-    got = read(compose([f"task={task}", f"optim={optim}"])).optim
+    got = to_config(compose([f"task={task}", f"optim={optim}"])).optim
     target = got.pop("_target_")
     decay = 0.0 if task == "mnist" else 5e-4
     assert got == {**PAPER[optim], "weight_decay": decay} and isinstance(target, str)
@@ -81,7 +81,7 @@ def test_the_papers_rates_and_decays_apply_by_pair(task: str, optim: str):
     ],
 )
 def test_the_papers_protocol(task: str, dataset: str, model: str, schedule: str, epochs: int):
-    config = read(compose([f"task={task}"]))
+    config = to_config(compose([f"task={task}"]))
     parts = (config.dataset, config.model, config.schedule)
     assert [p["_target_"].split(".")[-1] for p in parts] == [dataset, model, schedule]
     assert (config.train.epochs, config.train.batch_size, config.lrd.p) == (epochs, 128, 0.5)
@@ -93,7 +93,7 @@ def test_the_papers_protocol(task: str, dataset: str, model: str, schedule: str,
 def test_the_command_line_wins_in_any_order(first: bool):
     choices = ["task=cifar10", "model=resnet18", "dataset=cifar100", "optim=adam"]
     values = ["optim.weight_decay=0.25", "train.epochs=3"]
-    config = read(compose((values + choices) if first else (choices + values)))
+    config = to_config(compose((values + choices) if first else (choices + values)))
     assert config.model["_target_"].endswith("ResNet18")
     assert config.dataset["name"] == "cifar100" == config.run.name
     assert config.optim["weight_decay"] == 0.25 and config.train.epochs == 3
@@ -101,24 +101,24 @@ def test_the_command_line_wins_in_any_order(first: bool):
 
 def test_the_data_folder_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LRD_DATA", "/some/where")
-    assert read(compose([])).data.root == "/some/where"
+    assert to_config(compose([])).data.root == "/some/where"
     monkeypatch.delenv("LRD_DATA")
-    assert read(compose([])).data.root == "data"
+    assert to_config(compose([])).data.root == "data"
 
 
 def test_lr_factor_is_multiplied_into_the_rate():
     """So that a run at half the rate is one run, however it was asked for."""
-    half, same = read(compose(["lr_factor=0.5"])), read(compose(["optim.lr=0.0005"]))
+    half, same = to_config(compose(["lr_factor=0.5"])), to_config(compose(["optim.lr=0.0005"]))
     assert half.optim["lr"] == 0.0005 and identity(half) == identity(same)
     with pytest.raises(ValueError, match="lr_factor must be above 0, got 0"):
-        read(compose(["lr_factor=0"]))
+        to_config(compose(["lr_factor=0"]))
     with pytest.raises(ValueError, match="lr_factor must have an optim.lr to multiply, got .*None"):
-        read(compose(["optim.lr=null", "lr_factor=2"]))
+        to_config(compose(["optim.lr=null", "lr_factor=2"]))
 
 
 def test_what_goes_beyond_the_paper_is_part_of_a_runs_identity_where_it_is_asked_for():
     def mark(*overrides: str) -> str:
-        return fingerprint(identity(read(compose(overrides))))
+        return fingerprint(identity(to_config(compose(overrides))))
 
     defaults = ["lrd.granularity=element", "lrd.rescale=false", "lrd.schedule=constant"]
     assert mark(*defaults, "lrd.p_end=1") == mark()

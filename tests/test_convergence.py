@@ -10,7 +10,7 @@ import pytest
 from convergence import NEVER, Race, curve, first_reached, height, heights, race
 from scipy import stats
 
-from lrd.runs import Run
+from lrd.runs.store import Run
 from tests.test_paired import MAIZE
 
 

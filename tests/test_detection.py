@@ -14,11 +14,11 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.utils import make_grid
 
-from lrd import build
-from lrd.compose import compose
-from lrd.compose import read as checked
-from lrd.runs import find
+from lrd.config.compose import compose
+from lrd.config.compose import to_config as checked
+from lrd.runs.store import find_runs
 from lrd.task import Batch, Setup, epoch_order
+from lrd.training import builder
 from tasks import augment
 from tasks.detection import Detection
 from tasks.loading import drawn_from
@@ -224,7 +224,7 @@ def test_a_run_has_losses_scores_and_pictures(cli):
         *("eval.pictures_every=1", "eval.batch_size=4"),
     )
     assert done.status == 0, done.err
-    (run,) = find("runs")
+    (run,) = find_runs("runs")
     (line,) = run.metrics
     for part in ("train", "test"):
         both = line[f"{part}_box_loss"] + line[f"{part}_class_loss"]
@@ -248,7 +248,7 @@ def test_a_run_has_losses_scores_and_pictures(cli):
 def test_mistakes_are_one_line_before_anything_is_written(cli, arguments: str, line: str):
     done = cli(*arguments.split())
     assert done.status == 2 and line in done.err and len(done.err.splitlines()) == 1
-    assert not list(find("runs"))
+    assert not list(find_runs("runs"))
 
 
 @pytest.mark.slow
@@ -270,8 +270,8 @@ def test_eight_images_are_learned_by_heart(monkeypatch: pytest.MonkeyPatch):
             ]
         )
     )
-    parts, _ = build.parts(config)
-    trainer, _ = build.trainer(config, parts)
+    parts, _ = builder.build(config)
+    trainer, _ = builder.build_trainer(config, parts)
     for layer in trainer.model.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.momentum = 0.1  # 0.03 needs more than 100 steps to forget where it began

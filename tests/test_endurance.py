@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lrd.runs import find
+from lrd.runs.store import find_runs
 
 ROOT = Path(__file__).parents[1]
 
@@ -49,7 +49,7 @@ def test_the_comparison_would_notice_a_difference():
 import sys
 sys.path.insert(0, {str(ROOT / "scripts")!r})
 import endurance
-from lrd.optim import LRDropout
+from lrd.optim.lr_dropout import LRDropout
 load = LRDropout.load_state_dict
 def forgetful(self, state):
     load(self, state)
@@ -74,18 +74,18 @@ def test_a_sweep_killed_in_the_middle_does_only_what_is_missing(tmp_path: Path):
     command = [sys.executable, str(ROOT / "run.py"), *sweep]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL) as first:
         enough = random.Random(0).randint(5, 12)
-        while sum(r.status == "finished" for r in find(tmp_path / "runs")) < enough:
+        while sum(r.status == "finished" for r in find_runs(tmp_path / "runs")) < enough:
             assert first.poll() is None
             time.sleep(0.01)
         first.send_signal(signal.SIGKILL)
     before = {
         r.folder: (r.folder / "metrics.jsonl").read_bytes()
-        for r in find(tmp_path / "runs")
+        for r in find_runs(tmp_path / "runs")
         if r.status == "finished"
     }
     assert enough <= len(before) < 20
     again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("finished already") == len(before)
-    assert [r.state for r in find(tmp_path / "runs")] == ["finished"] * 20
+    assert [r.state for r in find_runs(tmp_path / "runs")] == ["finished"] * 20
     assert all((f / "metrics.jsonl").read_bytes() == lines for f, lines in before.items())

@@ -14,9 +14,9 @@ from omegaconf import OmegaConf
 from paired import Paired
 from scipy import stats
 
-from lrd.compose import CONFIGS, compose, read
-from lrd.config import Config
-from lrd.runs import Run, open_run
+from lrd.config.compose import CONFIGS, compose, to_config
+from lrd.config.schema import Config
+from lrd.runs.store import Run, open_run
 
 # The data set "clinic" of R's package equivalence: two groups of 15, taken as pairs.
 FIRST = {
@@ -106,7 +106,7 @@ def test_a_constant_difference_is_a_point(difference: float, p: float):
 
 @cache
 def settings(*overrides: str) -> Config:
-    return read(compose(overrides))
+    return to_config(compose(overrides))
 
 
 def begun(root: Path, seed: int, *overrides: str) -> Run:

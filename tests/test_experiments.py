@@ -17,9 +17,9 @@ from layout import TABLES
 from omegaconf import OmegaConf
 
 import run as entry
-from lrd.compose import CONFIGS, compose, read
-from lrd.config import Config
-from lrd.identity import fingerprint, identity
+from lrd.config.compose import CONFIGS, compose, to_config
+from lrd.config.fingerprint import fingerprint, identity
+from lrd.config.schema import Config
 
 # Counted by hand: optimizers x arms x seeds, and so on.
 RUNS = {
@@ -53,7 +53,7 @@ OPTIMIZERS = ("sgdm", "rmsprop", "adam", "amsgrad", "radam")
 
 @cache
 def config(*overrides: str) -> Config:
-    return read(compose(overrides))
+    return to_config(compose(overrides))
 
 
 @cache

@@ -23,8 +23,8 @@ from layout import PAPER, Cell
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Sheet
 
-from lrd.compose import compose, read
-from lrd.runs import open_run
+from lrd.config.compose import compose, to_config
+from lrd.runs.store import open_run
 
 T2 = 4.302652729911275  # quantile 0.975 of Student's t with 2 degrees of freedom
 BASE, LRD = ("task=digits", "optim=adam", "lrd.p=1"), ("task=digits", "optim=adam", "lrd.p=0.5")
@@ -34,7 +34,7 @@ PIXELS = "val_whole_pixel_accuracy"
 
 def finish(root: Path, lines: Sequence[Any], *overrides: str) -> Path:
     """A finished run with these metrics, as training would leave it; its metrics.jsonl."""
-    run = open_run(read(compose([f"run.dir={root}", *overrides])))
+    run = open_run(to_config(compose([f"run.dir={root}", *overrides])))
     run.write(status="finished", final={"value": 1.0, "epoch": len(lines)})
     path = run.folder / "metrics.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))

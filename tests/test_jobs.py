@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from lrd import jobs
-from lrd.compose import compose, read
+from lrd.config.compose import compose, to_config
 from lrd.jobs import Job, listed, note, noted, states, this_job
-from lrd.lock import locked
-from lrd.runs import Run, open_run
+from lrd.runs.lock import run_lock
+from lrd.runs.store import Run, open_run
 
 
 def play(folder: Path, monkeypatch: pytest.MonkeyPatch, **commands: str) -> None:
@@ -90,7 +90,7 @@ def test_the_last_job_of_a_run_counts_and_half_a_line_does_not(tmp_path: Path):
 def submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Run]:
     """Runs of four seeds, each with a job; the first has finished, the last has not begun."""
     monkeypatch.chdir(tmp_path)
-    runs = [open_run(read(compose([f"seed={seed}"]))) for seed in range(4)]
+    runs = [open_run(to_config(compose([f"seed={seed}"]))) for seed in range(4)]
     note(
         "runs",
         [Job(f"4_{i}", str(Path(*r.folder.parts[1:])), r.record) for i, r in enumerate(runs)],
@@ -119,14 +119,14 @@ def test_a_job_that_ended_leaves_what_the_run_says(
     states = {run.job: run.state for run in listed("runs")}
     assert states == {"4_0": "finished", "4_1": "partial", "4_2": "failed", "4_3": "new"}
     play(tmp_path, monkeypatch, squeue="exit 1")
-    with locked(submitted["4_2"].folder):
+    with run_lock(submitted["4_2"].folder):
         states = {run.job: run.state for run in listed("runs")}
     assert states == {"4_0": "finished", "4_1": "partial", "4_2": "running", "4_3": "new"}
 
 
 def test_slurm_is_not_asked_where_nothing_is_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    open_run(read(compose([]))).write(status="finished", job=None)
+    open_run(to_config(compose([]))).write(status="finished", job=None)
     monkeypatch.setattr(jobs, "_answer", lambda *command: pytest.fail("asked"))
     (run,) = listed("runs")
     assert run.job == "" and run.state == "finished"

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from lrd.runs import TIMES, Run, find
+from lrd.runs.store import TIMES, Run, find_runs
 from lrd.task import Setup
 from tasks.loading import Loader, Sample, close_all
 
@@ -134,5 +134,5 @@ def test_a_run_stopped_by_a_signal_to_its_whole_group_goes_on_to_the_same_number
         os.killpg(stopped.pid, signal.SIGTERM)
         assert stopped.wait(60) == 143
     whole("stopped", 1)
-    ours, theirs = (next(find(tmp_path / folder)) for folder in ("stopped", "peace"))
+    ours, theirs = (next(find_runs(tmp_path / folder)) for folder in ("stopped", "peace"))
     assert numbers(ours) == numbers(theirs)

@@ -18,7 +18,7 @@ from layout import TABLES, pairs
 from playwright.sync_api import Browser, Page, sync_playwright
 from tabular import Table
 
-from lrd.runs import Run
+from lrd.runs.store import Run
 from tests.finished_runs import configured, curve, finish, grid
 from tests.small_page import FIGURE, learning, reduced
 

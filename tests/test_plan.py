@@ -11,17 +11,17 @@ from typing import Any
 import plan
 import pytest
 
-from lrd.compose import compose, read
-from lrd.config import Config
-from lrd.lock import locked
-from lrd.runs import Run, open_run
+from lrd.config.compose import compose, to_config
+from lrd.config.schema import Config
+from lrd.runs.lock import run_lock
+from lrd.runs.store import Run, open_run
 
 ADAM = ("optim=adam", "lrd.p=0.5")
 
 
 @cache
 def config(*overrides: str) -> Config:
-    return read(compose(overrides))
+    return to_config(compose(overrides))
 
 
 def write(root: Path, seconds: list[float], *overrides: str, seed: int = 0, **record: Any) -> Run:
@@ -137,7 +137,7 @@ def test_a_run_that_a_process_holds_is_running_and_a_failed_one_is_not_to_do(tmp
     write(tmp_path, [2.0] * 5, *ADAM, seed=1, status="failed")
     broken = write(tmp_path, [2.0] * 5, *ADAM, seed=2)
     (broken.folder / "run.json").write_text("{")
-    with locked(run.folder):
+    with run_lock(run.folder):
         out, _ = show(capsys, tmp_path, "quickstart", *ADAM)
     (row,) = rows(out).values()
     assert row["running"] == "1" and row["failed"] == "1" and row["partial"] == "1"

@@ -27,7 +27,7 @@ from page.intervals import WIDTH, ruler
 from page.listing import HEADS, listing
 from tabular import OPTIMIZERS
 
-from lrd.runs import Run
+from lrd.runs.store import Run
 from tests.finished_runs import configured, curve, finish, grid
 from tests.small_page import FIGURE, learning, reduced
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lrd.interrupt import RankLost
-from lrd.runs import TIMES, find
+from lrd.runs.signals import RankLost
+from lrd.runs.store import TIMES, find_runs
 
 ROOT = Path(__file__).parents[1]
 QUICK = ["train.epochs=2", "model.hidden=[16]"]
@@ -18,7 +18,7 @@ QUICK = ["train.epochs=2", "model.hidden=[16]"]
 def test_a_run_is_done_once_and_found_afterwards(cli, tmp_path: Path):
     first = cli(*QUICK)
     assert first.status == 0 and first.err == ""
-    (run,) = find("runs")
+    (run,) = find_runs("runs")
     lines = [json.loads(x) for x in (run.folder / "metrics.jsonl").read_text().splitlines()]
     assert [x["epoch"] for x in lines] == [1, 2]
     assert set(lines[0]) == {
@@ -39,7 +39,7 @@ def test_a_run_is_done_once_and_found_afterwards(cli, tmp_path: Path):
 
 def test_the_record_says_where_the_numbers_come_from(cli):
     cli(*QUICK, "seed=3", "train.threads=1", "optim=sgdm", "lrd.p=0.7")
-    record = next(find("runs")).record
+    record = next(find_runs("runs")).record
     assert record["seed"] == 3 and record["threads"] == 1 and record["device"] == "cpu"
     assert record["config"]["lrd"]["p"] == 0.7 and record["choices"]["optim"] == "sgdm"
     assert record["versions"]["torch"] == torch.__version__
@@ -49,7 +49,7 @@ def test_the_record_says_where_the_numbers_come_from(cli):
 def test_two_runs_of_a_seed_are_bitwise_the_same_and_seeds_differ(cli):
     def numbers(folder: str, seed: int) -> list[dict[str, float]]:
         cli(*QUICK, f"run.dir={folder}", f"seed={seed}")
-        lines = next(find(folder)).metrics
+        lines = next(find_runs(folder)).metrics
         return [{k: v for k, v in line.items() if k not in TIMES} for line in lines]
 
     assert numbers("a", 0) == numbers("b", 0) != numbers("c", 1)
@@ -58,14 +58,14 @@ def test_two_runs_of_a_seed_are_bitwise_the_same_and_seeds_differ(cli):
 def test_a_sweep_runs_every_cell_and_skips_what_is_done(cli):
     sweep = ["-m", *QUICK, "optim=sgdm,adam", "lrd.p=1,0.5"]
     assert cli(*sweep, "seed=0").status == 0
-    assert len(list(find("runs"))) == 4
+    assert len(list(find_runs("runs"))) == 4
     done = cli(*sweep, "seed=0,1")
-    assert done.out.count("finished already") == 4 and len(list(find("runs"))) == 8
+    assert done.out.count("finished already") == 4 and len(list(find_runs("runs"))) == 8
 
 
 def test_a_failing_cell_stops_no_other_and_all_are_listed(cli):
     done = cli("-m", *QUICK, "lrd.p=0,0.5,2,1")
-    assert done.status == 2 and len(list(find("runs"))) == 2
+    assert done.status == 2 and len(list(find_runs("runs"))) == 2
     errors = [line for line in done.err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 2 and "Traceback" not in done.err
     assert "lrd.p=0: lrd.p must be in (0, 1]" in errors[0] and "got 2.0" in errors[1]
@@ -73,7 +73,7 @@ def test_a_failing_cell_stops_no_other_and_all_are_listed(cli):
 
 def test_an_experiment_is_a_sweep_with_or_without_the_flag(cli):
     small = ["+experiment=smoke", "task=digits", "model.hidden=[16]"]
-    assert cli(*small).status == 0 and len(list(find("runs"))) == 2
+    assert cli(*small).status == 0 and len(list(find_runs("runs"))) == 2
     assert cli("-m", *small).out.count("finished already") == 2
 
 
@@ -81,7 +81,7 @@ def test_a_loss_that_explodes_ends_in_one_line_and_a_record(cli):
     done = cli(*QUICK, "optim=sgdm", "optim.lr=1e18")
     assert done.status == 1 and done.err.count("\n") == 1
     assert "error: train_loss is" in done.err and "lower optim.lr" in done.err
-    (run,) = find("runs")
+    (run,) = find_runs("runs")
     assert run.status == "failed" and "train_loss is" in run.record["error"]
 
 
@@ -101,7 +101,7 @@ def test_of_several_ranks_one_speaks_for_all_unless_another_is_lost(
         raise error
 
     slept: list[float] = []
-    monkeypatch.setattr("lrd.session.run", fail)
+    monkeypatch.setattr("lrd.training.runner.execute", fail)
     monkeypatch.setattr("time.sleep", slept.append)
     monkeypatch.setenv("RANK", rank)
     done = cli(*QUICK)
@@ -121,7 +121,7 @@ def test_mistakes_are_found_before_anything_is_written(cli, tmp_path: Path):
 def test_a_holdout_is_scored_in_place_of_the_test_set(cli):
     done = cli(*QUICK, "dataset.holdout=300")
     assert done.status == 0 and "holdout accuracy" in done.out
-    (line, _) = next(find("runs")).metrics
+    (line, _) = next(find_runs("runs")).metrics
     assert "holdout_accuracy" in line and "test_accuracy" not in line
 
 
@@ -160,4 +160,4 @@ def test_a_step_of_real_mnist_and_cifar(cli, real_data: Path):
         quick = ["train.max_steps=2", "train.batch_size=8", "dataset.holdout=64"]
         done = cli(f"task={task}", *small, f"data.root={real_data}", *quick)
         assert done.status == 0, done.err
-    assert {r.folder.parts[1] for r in find("runs")} == {"mnist", "cifar10"}
+    assert {r.folder.parts[1] for r in find_runs("runs")} == {"mnist", "cifar10"}

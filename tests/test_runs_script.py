@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from lrd.compose import compose, read
-from lrd.lock import locked
-from lrd.runs import Run, open_run
+from lrd.config.compose import compose, to_config
+from lrd.runs.lock import run_lock
+from lrd.runs.store import Run, open_run
 
 ROOT = Path(__file__).parents[1]
 
@@ -29,7 +29,7 @@ script = load()
 
 
 def make(status: str, *overrides: str, **record: Any) -> Run:
-    run = open_run(read(compose(["run.dir=runs", *overrides])))
+    run = open_run(to_config(compose(["run.dir=runs", *overrides])))
     choices = {"optim": next((o[6:] for o in overrides if o.startswith("optim=")), "adam")}
     return run.write(status=status, choices=choices, **record)
 
@@ -61,7 +61,7 @@ def show(runs: dict[str, Run], capsys: pytest.CaptureFixture[str]) -> Callable[.
 
 
 def test_every_run_is_listed_with_its_state(show, runs: dict[str, Run]):
-    with locked(runs["stopped"].folder):
+    with run_lock(runs["stopped"].folder):
         out = show()
     assert "5 runs: " in out
     states = {line.split()[-1]: line.split()[0] for line in out.splitlines()[1:-1]}
@@ -134,7 +134,7 @@ def test_pruning_asks_and_spares_what_finished_or_runs(
     monkeypatch.setattr("builtins.input", lambda text: "n")
     assert "nothing deleted" in show("--prune")
     assert all(run.folder.exists() for run in runs.values())
-    with locked(runs["partial"].folder):
+    with run_lock(runs["partial"].folder):
         assert "deleted 3" in show("--prune", "--yes")
     gone = {name for name, run in runs.items() if not run.folder.exists()}
     assert gone == {"stopped", "failed", "unreadable"}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lrd.runs import find
+from lrd.runs.store import find_runs
 
 ROOT = Path(__file__).parents[1]
 
@@ -27,7 +27,7 @@ def test_optuna_takes_the_best_of_its_trials_on_held_out_samples(tmp_path: Path)
     rates = "optim.lr=choice(0.01,1e30)"  # at the last of which the loss is not finite
     more = ("optim=sgdm", "hydra.sweeper.n_trials=6")
     done = search(tmp_path, "dataset.holdout=300", rates, *more)
-    runs = {run.record["config"]["lrd"]["p"]: run for run in find(tmp_path)}
+    runs = {run.record["config"]["lrd"]["p"]: run for run in find_runs(tmp_path)}
     assert len(runs) == 6
     scores = {p: run.final for p, run in runs.items() if run.status == "finished"}
     assert {run.record["score"]["name"] for run in runs.values()} == {"holdout_accuracy"}
@@ -43,4 +43,4 @@ def test_without_held_out_samples_nothing_is_chosen(tmp_path: Path):
     done = search(tmp_path)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert done.stderr.startswith("error: dataset.holdout must be above 0 where a search chooses")
-    assert not list(find(tmp_path))
+    assert not list(find_runs(tmp_path))

@@ -16,11 +16,11 @@ from torchvision.transforms.v2 import Identity
 from torchvision.transforms.v2 import functional as v2
 from torchvision.utils import make_grid
 
-from lrd import build
-from lrd.compose import compose
-from lrd.compose import read as checked
-from lrd.runs import find
+from lrd.config.compose import compose
+from lrd.config.compose import to_config as checked
+from lrd.runs.store import find_runs
 from lrd.task import Setup, epoch_order
+from lrd.training import builder
 from tasks import augment
 from tasks.models.pspnet import PSPNet18
 from tasks.pictures import colours, overlay
@@ -183,14 +183,14 @@ def test_the_final_evaluation_is_there_where_it_differs_and_its_name_says_how():
 
 def test_the_heads_rate_is_the_optimizers_times_its_factor():
     configuration = ["task=shapes_seg", "optim=sgdm", "model.head_lr_factor=10", "optim.lr=0.01"]
-    parts, _ = build.parts(checked(compose(configuration)))
+    parts, _ = builder.build(checked(compose(configuration)))
     body, rest = parts["optimizer"].param_groups
     assert (body["lr"], rest["lr"]) == pytest.approx((0.01, 0.1))
     model = parts["model"]
     assert [id(p) for p in body["params"]] == [id(p) for p in model.body.parameters()]
     together = {id(p) for group in (body, rest) for p in group["params"]}
     assert together == {id(p) for p in model.parameters()}
-    parts, _ = build.parts(checked(compose(["task=shapes_seg"])))
+    parts, _ = builder.build(checked(compose(["task=shapes_seg"])))
     assert len(parts["optimizer"].param_groups) == 1
 
 
@@ -224,7 +224,7 @@ def test_the_papers_and_pspnets_settings_come_with_the_pair_of_task_and_optimize
 def test_mistakes_are_one_line_before_anything_is_written(cli, arguments: str, line: str):
     done = cli(*arguments.split())
     assert done.status == 2 and line in done.err and len(done.err.splitlines()) == 1
-    assert not list(find("runs"))
+    assert not list(find_runs("runs"))
 
 
 QUICK = [
@@ -236,7 +236,7 @@ QUICK = [
 def test_a_run_has_scores_pictures_and_what_there_was_of_the_data(cli):
     done = cli(*QUICK)
     assert done.status == 0, done.err
-    (run,) = find("runs")
+    (run,) = find_runs("runs")
     assert run.folder.parts[1] == "shapes_seg"
     first, last = run.metrics
     for name in ("miou", "pixel_accuracy", "iou_background"):
@@ -263,7 +263,7 @@ def test_a_run_has_scores_pictures_and_what_there_was_of_the_data(cli):
 
 def test_the_last_epoch_is_evaluated_and_drawn_whatever_every_says(cli):
     assert cli(*QUICK, "eval.every=5", "eval.pictures_every=5", "eval.final_mode=whole").status == 0
-    (run,) = find("runs")
+    (run,) = find_runs("runs")
     first, last = run.metrics
     assert "val_whole_miou" not in first and "val_whole_miou" in last
     assert run.record["best"] == run.record["final"]
@@ -276,7 +276,7 @@ def test_voc_segmentation_takes_the_shapes_as_any_data_set(cli):
         *("train.max_steps=1", "train.threads=1", "eval.final_mode=whole"),
     )
     assert done.status == 0, done.err
-    (run,) = find("runs")
+    (run,) = find_runs("runs")
     assert run.identity["optim.weight_decay"] == 1e-4 and run.metrics[0]["step"] == 1
 
 
@@ -328,7 +328,7 @@ def test_real_voc_trains_and_is_scored(cli, real_data: Path):
         *("eval.final_mode=whole", f"data.root={real_data}", "data.workers=1"),
     )
     assert done.status == 0, done.err
-    (run,) = find("runs")
+    (run,) = find_runs("runs")
     (line,) = run.metrics
     assert "311 of 1,464 training images and 321 of 1,449 validation images" in run.record["data"]
     assert "iou_person" in json.dumps(line)
@@ -358,8 +358,8 @@ def test_eight_images_are_learned_by_heart(monkeypatch: pytest.MonkeyPatch):
             ]
         )
     )
-    parts, _ = build.parts(config)
-    trainer, _ = build.trainer(config, parts)
+    parts, _ = builder.build(config)
+    trainer, _ = builder.build_trainer(config, parts)
     trainer.run()
     assert isinstance(trainer.model, PSPNet18)
     assert trainer.evaluate()["val_whole_miou"] > 90

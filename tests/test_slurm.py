@@ -17,9 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from lrd import jobs
 from lrd.cluster import Outcome
-from lrd.interrupt import Interrupted
 from lrd.requeued import Patient
-from lrd.runs import find
+from lrd.runs.signals import Interrupted
+from lrd.runs.store import find_runs
 from lrd.slurm import Slurm
 
 pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
@@ -197,7 +197,7 @@ def test_a_sweep_is_one_array_and_again_what_is_missing(tmp_path: Path, played: 
     while (exits := (played / "exits").read_text()).count("\n") < 2:  # soon after its result
         time.sleep(0.05)
     assert exits == "7_0|0\n7_1|1\n"  # the failing cell's job fails too
-    states = {run.record["job"]: run.status for run in find(tmp_path / "runs")}
+    states = {run.record["job"]: run.status for run in find_runs(tmp_path / "runs")}
     assert states == {"7_0": "finished", "7_1": "failed"}
     (played / "held").write_text("7_1|PENDING\n")
     done = sweep(tmp_path)
@@ -218,7 +218,7 @@ def test_what_cannot_be_submitted_is_one_line(
     assert done.returncode == 2 and done.stderr.count("\n") == 2 and not (played / "id").exists()
     monkeypatch.setenv("PATH", str(tmp_path))
     assert "cluster=slurm needs SLURM's commands" in sweep(tmp_path).stderr
-    assert not list(find(tmp_path / "runs"))
+    assert not list(find_runs(tmp_path / "runs"))
 
 
 @pytest.mark.slurm

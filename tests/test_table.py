@@ -15,14 +15,14 @@ import pytest
 import sweep
 import table
 
-from lrd.compose import compose, read
-from lrd.config import Config
-from lrd.runs import Run, open_run
+from lrd.config.compose import compose, to_config
+from lrd.config.schema import Config
+from lrd.runs.store import Run, open_run
 
 
 @cache
 def config(*overrides: str) -> Config:
-    return read(compose(overrides))
+    return to_config(compose(overrides))
 
 
 def begun(root: Path, seed: int, *overrides: str) -> Run:

@@ -11,13 +11,14 @@ from scipy import optimize, stats
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
-from lrd import LRDropout, build
-from lrd.compose import compose, read
-from lrd.log import Sink
-from lrd.masks import keep_mask
+from lrd import LRDropout
+from lrd.config.compose import compose, to_config
+from lrd.loggers.base import Logger
+from lrd.optim.masks import keep_mask
 from lrd.schedules import Constant
 from lrd.task import Setup
-from lrd.train import Trainer
+from lrd.training import builder
+from lrd.training.trainer import Trainer
 from tasks.landscape import BAD, BEYOND, DOMAIN, GOOD, NEAR, f, near
 from tasks.toy import Outcomes, Points, Starts, Toy
 
@@ -34,7 +35,7 @@ def slope(place: Any) -> np.ndarray:
     return np.array([dx, dy])
 
 
-class Kept(Sink):
+class Kept(Logger):
     """Every epoch's numbers, and where all points are after every step."""
 
     def __init__(self, model: Any) -> None:
@@ -189,7 +190,7 @@ def test_drawn_starts_are_a_seeds_own_whatever_else_is_set():
     assert not (points(1)[4:] == points(2)[4:]).any(1).any()
 
     def built(*overrides: str) -> Tensor:
-        return build.parts(read(compose(["task=toy", "seed=2", *overrides])))[0]["model"].at
+        return builder.build(to_config(compose(["task=toy", "seed=2", *overrides])))[0]["model"].at
 
     assert torch.equal(built("lrd.p=1"), built("lrd.p=0.5", "optim=sgdm"))
     assert torch.equal(built()[-1000:], points(2, 1000)[4:])
@@ -295,5 +296,5 @@ def test_mistakes_are_one_line(override: str, line: str):
     if override == "task=digits":
         asked = [override, "dataset=toy"]
     with pytest.raises(ValueError) as caught:
-        build.parts(read(compose(asked)))
+        builder.build(to_config(compose(asked)))
     assert str(caught.value).startswith(line) and "\n" not in str(caught.value)

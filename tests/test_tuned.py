@@ -15,9 +15,9 @@ import tuned
 from cells import Filled, fill
 from tabular import Cell, Table
 
-from lrd.compose import compose, read
-from lrd.config import Config
-from lrd.runs import open_run
+from lrd.config.compose import compose, to_config
+from lrd.config.schema import Config
+from lrd.runs.store import open_run
 
 FACTORS = (0.125, 0.25, 0.5, 1, 2, 4, 8)
 BASE, LRD = "lrd.p=1", "lrd.p=0.5"
@@ -25,7 +25,7 @@ BASE, LRD = "lrd.p=1", "lrd.p=0.5"
 
 @cache
 def config(*overrides: str) -> Config:
-    return read(compose(overrides))
+    return to_config(compose(overrides))
 
 
 def write(root: Path, seed: int, overrides: tuple[str, ...], **record: Any) -> None:

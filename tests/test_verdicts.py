@@ -13,8 +13,8 @@ from judgement import Comparison, Part, decide
 from layout import Cell
 from measures import difference
 
-from lrd.compose import compose, read
-from lrd.runs import Run, open_run
+from lrd.config.compose import compose, to_config
+from lrd.runs.store import Run, open_run
 from tests.small_page import CLAIM
 
 ACCURACY = Measure("final", ("test_accuracy",))
@@ -101,7 +101,7 @@ def test_one_of_many_comparisons_contradicts_at_a_wider_interval():
 
 
 def run(root: Path, lines: Sequence[dict[str, float]], *overrides: str, **record: Any) -> Run:
-    made = open_run(read(compose([f"run.dir={root}", *overrides])))
+    made = open_run(to_config(compose([f"run.dir={root}", *overrides])))
     last = lines[-1].get("test_accuracy", 0.0)
     made = made.write(status="finished", final={"value": last, "epoch": len(lines)}, **record)
     text = "".join(json.dumps({"epoch": e, **line}) + "\n" for e, line in enumerate(lines, 1))
@@ -159,7 +159,7 @@ def test_every_claim_of_the_paper_is_asked_of_cells_that_compose():
     assert convergence[0][0].overrides == ("optim=rmsprop", "lrd.p=1")
     assert convergence[0][1].overrides == ("optim=sgdm", "lrd.p=0.5")
     for cell in {cell for c in claims for r in c.rules for cell in r.pairs[-1]}:
-        read(compose([f"+experiment={cell.experiment}", *cell.overrides]))
+        to_config(compose([f"+experiment={cell.experiment}", *cell.overrides]))
 
 
 @pytest.fixture

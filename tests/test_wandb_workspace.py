@@ -9,9 +9,9 @@ import wandb_workspace
 from curves import FIGURES
 from looks import KEPT
 
-from lrd.compose import compose, read
-from lrd.config import Wandb as Settings
-from lrd.identity import fingerprint, identity
+from lrd.config.compose import compose, to_config
+from lrd.config.fingerprint import fingerprint, identity
+from lrd.config.schema import Wandb as Settings
 from tests.wandb_file import contained
 
 ws: Any = pytest.importorskip("wandb_workspaces.workspaces")
@@ -26,7 +26,7 @@ def made(*names: str, overrides: tuple[str, ...] = ()) -> tuple[Any, lines.Lines
 
 def mark(*overrides: str) -> str:
     """The fingerprint that a run of these overrides has."""
-    return fingerprint(identity(read(compose(list(overrides)))))
+    return fingerprint(identity(to_config(compose(list(overrides)))))
 
 
 def spec(workspace: Any) -> dict[str, Any]:

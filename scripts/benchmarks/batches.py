@@ -18,7 +18,8 @@ from benchmarks.photos import Photos
 from benchmarks.results import Table, lines_of
 from benchmarks.timing import Clock
 from benchmarks.workloads import Turned, Workload
-from lrd import build, compose
+from lrd.config import compose
+from lrd.training import builder
 from tasks import shapes
 
 OURS, BASELINE = "ours, resident", "DataLoader, 2 workers"
@@ -100,8 +101,8 @@ def with_masks(options: Options) -> tuple[Workload, int]:
 def ours(workload: Workload, *overrides: str) -> Turn:
     """The batches that our loop trains on; a short turn is an epoch's end, behind which no worker
     reads ahead."""
-    settings = compose.read(compose.compose([*workload.overrides(), *overrides]))
-    parts, _ = build.parts(settings)
+    settings = compose.to_config(compose.compose([*workload.overrides(), *overrides]))
+    parts, _ = builder.build(settings)
     task, device, epochs = parts["task"], parts["device"], count()
 
     def batches(steps: int | None) -> Iterator[tuple[int, Any]]:

@@ -13,9 +13,9 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from benchmarks.baselines import AuthorsAdam
-from lrd import flat, kernels
-from lrd.compose import compose
-from lrd.optim import LRDropout
+from lrd.config.compose import compose
+from lrd.optim import flat_params, kernels
+from lrd.optim.lr_dropout import LRDropout
 
 NAMES = ("sgdm", "rmsprop", "adam", "amsgrad", "radam")
 FUSED, FOREACH, FOR_LOOP = "torch, fused", "torch, foreach", "torch, for-loop"
@@ -66,9 +66,9 @@ def lrd_forms(device: torch.device) -> list[str]:
 
 
 def lay_out(form: str, params: Sequence[Parameter]) -> None:
-    """What :func:`lrd.build.parts` does for the single pass, and torch's forms need not."""
+    """What :func:`lrd.training.builder.build` does for the single pass, and torch's forms need not."""
     if form == SINGLE:
-        flat.lay_out([{"params": list(params)}])
+        flat_params.flatten_parameters([{"params": list(params)}])
 
 
 def make(name: str, form: str, params: Sequence[Parameter], p: float = P) -> Steps:

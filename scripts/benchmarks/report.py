@@ -14,7 +14,7 @@ import torch
 from benchmarks.options import Options
 from benchmarks.results import Line, Table
 from benchmarks.timing import Spread
-from lrd import provenance
+from lrd.training import environment
 
 HEADS = ["form", "median", "min", "quartiles", "ratio", "quartiles", "memory", "target", "met"]
 
@@ -81,9 +81,9 @@ def facts(options: Options, arguments: Sequence[str]) -> dict[str, Any]:
     return {
         "command": " ".join(["python scripts/bench.py", *arguments]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": provenance.commit(),
+        "commit": environment.checkout_commit(),
         "hardware": {
-            "cpu": provenance.cpu(),
+            "cpu": environment.cpu_name(),
             "cores": os.cpu_count(),
             "gpu": torch.cuda.get_device_name(options.device) if gpu else None,
         },

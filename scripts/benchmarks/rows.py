@@ -13,7 +13,8 @@ from benchmarks.options import Options
 from benchmarks.results import Line, Table, Target
 from benchmarks.timing import Clock, Form, Spread, interleave
 from benchmarks.workloads import Workload, ours
-from lrd import build, compose
+from lrd.config import compose
+from lrd.training import builder
 
 EPOCHS, MEASURED = 100, 2
 WARM = 4  # steps of a first turn, which loads the data and compiles
@@ -115,8 +116,8 @@ def side_by_side(
 
 def matrix_products(workload: Workload, overrides: Sequence[str]) -> Turn:
     """Seconds of an epoch's matrix products of FCNet, under the settings of ``overrides``."""
-    settings = compose.read(compose.compose([*workload.overrides(), *overrides]))
-    made, _ = build.parts(settings)
+    settings = compose.to_config(compose.compose([*workload.overrides(), *overrides]))
+    made, _ = builder.build(settings)
     device, layers = made["device"], [m for m in made["model"] if isinstance(m, torch.nn.Linear)]
     train, test = (len(split.index) for split in made["task"].data.splits())
 

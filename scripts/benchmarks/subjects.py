@@ -7,7 +7,7 @@ import torch
 
 from benchmarks import optimizers as opt
 from benchmarks.memory import in_use
-from lrd.optim import LRDropout
+from lrd.optim.lr_dropout import LRDropout
 
 
 @dataclass

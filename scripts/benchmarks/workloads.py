@@ -14,10 +14,11 @@ from benchmarks.baselines import OrdinaryLoop
 from benchmarks.children import Turn
 from benchmarks.options import Options
 from benchmarks.timing import Clock
-from lrd import build, compose
-from lrd.config import Config
-from lrd.log import Numbers, Sink
-from lrd.train import Trainer
+from lrd.config import compose
+from lrd.config.schema import Config
+from lrd.loggers.base import Logger, Metrics
+from lrd.training import builder
+from lrd.training.trainer import Trainer
 
 Turned = dict[str, Any]
 
@@ -87,19 +88,19 @@ class Workload:
         return f"{self.title}, batch {self.batch}, {images}"
 
 
-class Latest(Sink):
+class Latest(Logger):
     """Keeps the latest epoch's numbers."""
 
-    numbers: Numbers
+    numbers: Metrics
 
-    def epoch(self, numbers: Numbers) -> None:
+    def epoch(self, numbers: Metrics) -> None:
         self.numbers = numbers
 
 
 def built(settings: Config) -> tuple[Trainer, dict[str, str]]:
     """What run.py trains with, and how it computes."""
-    parts, computed = build.parts(settings)
-    trainer, implementation = build.trainer(settings, parts)
+    parts, computed = builder.build(settings)
+    trainer, implementation = builder.build_trainer(settings, parts)
     return trainer, {**computed, "implementation": implementation}
 
 
@@ -109,7 +110,7 @@ def ours(workload: Workload, overrides: Sequence[str]) -> Turn:
     ``images`` per ``seconds`` is training alone, ``whole`` the seconds with evaluation, ``how``
     what the run would have in its record.
     """
-    settings = compose.read(compose.compose([*workload.overrides(), *overrides]))
+    settings = compose.to_config(compose.compose([*workload.overrides(), *overrides]))
     (trainer, how), latest = built(settings), Latest()
     trainer.sinks = [latest]
 
@@ -133,7 +134,7 @@ def ours(workload: Workload, overrides: Sequence[str]) -> Turn:
 
 def network(workload: Workload) -> nn.Module:
     """Its network by itself: lrd.build would set switches of torch too, which only ours has."""
-    node = dict(compose.read(compose.compose(workload.overrides())).model)
+    node = dict(compose.to_config(compose.compose(workload.overrides())).model)
     kind = stand_in.KINDS[workload.data]
     return get_class(node.pop("_target_"))(shape=kind.shape, classes=kind.classes, **node)
 

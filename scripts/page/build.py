@@ -9,7 +9,7 @@ from pathlib import Path
 from cells import wanted
 from layout import TABLES
 
-from lrd.runs import Run, find
+from lrd.runs.store import Run, find_runs
 from page.ahead import compose_ahead
 from page.chapters import Chapter, at, chapter
 from page.deviations import deviations
@@ -28,7 +28,7 @@ def build(root: str, out: Path, overrides: Sequence[str] = ()) -> tuple[str, lis
     if Path(root).exists() and not Path(root).is_dir():
         raise ValueError(f"--runs must be a folder of runs, got {root}")
     check(overrides)
-    runs = list(find(root))
+    runs = list(find_runs(root))
     lengths = [1.0, *scales(runs, overrides)]
     with ProcessPoolExecutor(processes(), get_context("spawn")) as workers:
         compose_ahead([at(scale, overrides) for scale in lengths], workers)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lrd.runs import Run
+from lrd.runs.store import Run
 from page.records import at, day, hardware, number, text
 
 LONGEST = 300  # characters of an error that are shown

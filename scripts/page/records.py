@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lrd.runs import Run
+from lrd.runs.store import Run
 
 
 def at(record: Any, *path: str) -> Any:

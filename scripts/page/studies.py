@@ -10,8 +10,8 @@ from cells import Filled
 from curves import Figure
 from tabular import Cell, Table
 
-from lrd.identity import DEFAULTS
-from lrd.runs import Run
+from lrd.config.fingerprint import DEFAULTS
+from lrd.runs.store import Run
 from page.records import Facts, facts
 
 

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from lrd.runs import Run
+from lrd.runs.store import Run
 from page.records import at, counted, facts, text
 
 NAMED = 2  # of several machines, versions or commits, the most frequent ones by name

@@ -1,0 +1,89 @@
+"""The identity of a configuration: what distinguishes its numbers. Imports no torch."""
+
+import hashlib
+import json
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from lrd.config.schema import Config
+
+
+def identity(config: Config) -> dict[str, Any]:
+    """Return what distinguishes a configuration's numbers, as a flat ``{"train.epochs": 100,
+    ...}``.
+
+    Left out are the seed, settings declared ``not_in_fingerprint``, and closed settings at their
+    default, so that a new setting invalidates no finished run. A float with an integer value counts
+    as that integer, a weights file by its content.
+    """
+    flat = _flatten_config(config)
+    return {
+        name: flat[name]
+        for name in sorted(flat)
+        if name not in DEFAULTS or flat[name] != DEFAULTS[name]
+    }
+
+
+def fingerprint(identity: dict[str, Any]) -> str:
+    """Return the twelve hexadecimal digits that stand for an identity."""
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def diff_identities(expected: dict[str, Any], found: dict[str, Any]) -> list[str]:
+    """Return ``setting=value instead of value`` for each setting in which two identities differ."""
+    return [
+        f"{name}={found.get(name, DEFAULTS.get(name))} "
+        f"instead of {expected.get(name, DEFAULTS.get(name))}"
+        for name in sorted(expected.keys() | found.keys())
+        if found.get(name) != expected.get(name)
+    ]
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a nested dictionary as ``{"a.b": value}``."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _flatten_config(config: Config) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for group in fields(Config):
+        value = getattr(config, group.name)
+        if not group.metadata.get("identity", True):
+            continue
+        if is_dataclass(value):
+            for f in fields(value):
+                if f.metadata.get("identity", True):
+                    flat[f"{group.name}.{f.name}"] = _canonical(getattr(value, f.name))
+        else:
+            nodes = flatten(value, f"{group.name}.") if isinstance(value, dict) else {}
+            flat |= {name: _hash_weights(name, v) for name, v in nodes.items()}
+    return flat
+
+
+def _hash_weights(name: str, value: Any) -> Any:
+    """Return the hash of a weights file, whatever its name; any other value in canonical form."""
+    if name.endswith(".weights") and isinstance(value, str) and Path(value).is_file():
+        return "sha256:" + hashlib.sha256(Path(value).read_bytes()).hexdigest()
+    return _canonical(value)
+
+
+def _canonical(value: Any) -> Any:
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, list | tuple):
+        return [_canonical(v) for v in value]
+    if isinstance(value, dict):
+        return {k: _canonical(v) for k, v in value.items()}
+    return value
+
+
+# Closed settings belong to an identity only where they differ from these.
+DEFAULTS = _flatten_config(Config())

@@ -1,0 +1,19 @@
+"""Runs on disk: where they are, what they hold, who works on them. Imports no torch."""
+
+from lrd.runs.lock import RunLocked, is_locked, run_lock
+from lrd.runs.signals import Interrupted, RankLost, StopSignals
+from lrd.runs.store import TIMES, Run, RunIndex, RunStore, find_runs
+
+__all__ = [
+    "TIMES",
+    "Interrupted",
+    "RankLost",
+    "Run",
+    "RunIndex",
+    "RunLocked",
+    "RunStore",
+    "StopSignals",
+    "find_runs",
+    "is_locked",
+    "run_lock",
+]

@@ -1,0 +1,220 @@
+"""Build a run's objects from a checked configuration; the only module that instantiates."""
+
+import inspect
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lrd.config.schema import Config, Eval
+from lrd.optim import LRDropout
+from lrd.optim.kernels import silence_no_gpu_warning
+from lrd.optim.select import select_implementation
+from lrd.optim.validation import why_unsupported
+from lrd.regularizers import Regularizer
+from lrd.rng import fold_key
+from lrd.schedules import PSchedule, Schedule
+from lrd.task import Setup, Task
+from lrd.training.device import configure_device, default_num_workers, resolve_precision
+from lrd.training.distributed import SINGLE_PROCESS, DistributedContext
+from lrd.training.instantiate import GROUPS, resolve_target
+from lrd.training.trainer import Trainer
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Components:
+    """What a run consists of, instantiated and checked. No data have been read.
+
+    ``precision`` (fp32, tf32, bf16) and ``matmul`` (default, onednn) are what the run computes
+    with.
+    """
+
+    task: Task
+    model: nn.Module
+    optimizer: LRDropout
+    schedule: Schedule
+    p_schedule: PSchedule
+    regularizers: list[Regularizer]
+    device: torch.device
+    precision: str
+    matmul: str
+
+
+def build(
+    config: Config,
+    recorded: dict[str, Any] | None = None,
+    ranks: DistributedContext = SINGLE_PROCESS,
+) -> Components:
+    """Check and instantiate everything a run needs; read no data.
+
+    ``recorded`` is the metadata of an unfinished run to resume: its choices are repeated.
+
+    Raises:
+        ValueError: A user's mistake, in one line.
+    """
+    device, matmul = configure_device(config, recorded)
+    setup = Setup(
+        config.seed,
+        device,
+        config.train.batch_size,
+        config.eval.batch_size,
+        config.data.root,
+        config.data.download,
+        default_num_workers(config.data.workers, device),
+        config.eval.mode,
+        config.eval.final_mode,
+        tuple(config.eval.scales),
+    )
+    allow, fused = config.run.allow, config.lrd.implementation != "reference"
+    make = {
+        group: resolve_target(group, getattr(config, group), allow, fused)
+        for group in GROUPS
+        if group != "regularizer"
+    }
+    regularizers = _build_regularizers(config)
+    schedule = make["schedule"]()
+    task = make["task"](setup, make["dataset"](setup), make["model"])
+    _check_eval(config.eval, task)
+    torch.default_generator.manual_seed(fold_key("init", config.seed))
+    model = task.model()
+    if config.train.sync_batchnorm:
+        model = ranks.convert_sync_batchnorm(model, device)
+    for regularizer in regularizers:
+        regularizer.on_model(model, task)
+    model = model.to(device)
+    if config.train.channels_last:
+        model.register_forward_pre_hook(_channels_last)
+    optimizer = _wrap_optimizer(make["optim"](task.param_groups(model)), config)
+    if config.train.compile:
+        silence_no_gpu_warning()
+        compile_forward(model)
+    return Components(
+        task=task,
+        model=model,
+        optimizer=optimizer,
+        schedule=schedule,
+        p_schedule=PSchedule(config.lrd.p, config.lrd.p_end, config.lrd.schedule),
+        regularizers=regularizers,
+        device=device,
+        precision=resolve_precision(config.train.precision, device),
+        matmul=matmul,
+    )
+
+
+def build_trainer(
+    config: Config,
+    parts: Components,
+    recorded: dict[str, Any] | None = None,
+    ranks: DistributedContext = SINGLE_PROCESS,
+) -> tuple[Trainer, str]:
+    """Read the data; return the trainer and the implementation of its optimizer steps."""
+    trainer = Trainer(
+        task=parts.task,
+        model=parts.model,
+        optimizer=parts.optimizer,
+        schedule=parts.schedule,
+        regularizers=parts.regularizers,
+        device=parts.device,
+        seed=config.seed,
+        epochs=config.train.epochs,
+        max_steps=config.train.max_steps,
+        p_schedule=parts.p_schedule,
+        eval_every=config.eval.every,
+        pictures_every=config.eval.pictures_every,
+        bf16=parts.precision == "bf16",
+        batch_size=config.train.batch_size,
+        compiled=config.train.compile,
+        cuda_graph=config.train.cuda_graph and not ranks.is_distributed,
+        ranks=ranks,
+    )
+    if about := parts.task.describe():
+        log.info(about)
+    implementation = select_implementation(
+        parts.optimizer,
+        config.lrd.implementation,
+        (recorded or {}).get("implementation"),
+        trainer.steps,
+        parts.p_schedule.smallest,
+    )
+    return trainer, implementation
+
+
+def compile_forward(model: nn.Module, **settings: Any) -> None:
+    """Compile ``model``'s forward as one graph; ``settings`` are torch.compile's.
+
+    ``model.compile()`` does not do it: torch 2.11 leaves a network whose outermost module is
+    torch's own (an nn.Sequential) uncompiled, or breaks it into pieces.
+    """
+    forward = model.forward
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return forward(*args, **kwargs)
+
+    model.forward = torch.compile(call, **settings)
+
+
+def _channels_last(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Convert images to channels-last, which the following layers keep. Weights stay row-major, as
+    the masks count them; a convolution converts them."""
+    return tuple(
+        x.contiguous(memory_format=torch.channels_last)
+        if isinstance(x, Tensor) and x.dim() == 4
+        else x
+        for x in inputs
+    )
+
+
+def _build_regularizers(config: Config) -> list[Regularizer]:
+    """Build them in the order of their names: some do not commute. Two of a class would share a
+    random stream, so they are rejected."""
+    built: dict[type, tuple[str, Regularizer]] = {}
+    for name, node in sorted(config.regularizer.items()):
+        regularizer = resolve_target("regularizer", node, config.run.allow)(seed=config.seed)
+        if type(regularizer) in built:
+            raise ValueError(
+                f"regularizer.{name} must be of another class than regularizer."
+                f"{built[type(regularizer)][0]}, whose random stream it would share, got "
+                f"{type(regularizer).__name__}"
+            )
+        built[type(regularizer)] = name, regularizer
+    return [regularizer for _, regularizer in built.values()]
+
+
+def _check_eval(settings: Eval, task: Task) -> None:
+    """Reject evaluation modes that the task does not have."""
+    modes, name_of_task = task.eval_modes, type(task).__name__
+    requested = {
+        "eval.mode": settings.mode,
+        "eval.final_mode": settings.final_mode,
+        "eval.scales": None if settings.scales == [1.0] else settings.scales,
+    }
+    for name, value in requested.items():
+        if value is not None and not modes:
+            raise ValueError(
+                f"{name} must be left out, {name_of_task} evaluates in one way; got {value}"
+            )
+        if name != "eval.scales" and value not in (None, *modes):
+            raise ValueError(f"{name} must be one of {', '.join(modes)}, got {value}")
+
+
+def _wrap_optimizer(base: Optimizer, config: Config) -> LRDropout:
+    closure = inspect.signature(type(base).step).parameters.get("closure")
+    if closure is not None and closure.default is closure.empty:
+        raise ValueError(
+            f"optim._target_ must step without a closure in this loop, got {type(base).__name__}: "
+            "LRDropout around it works in a loop of your own"
+        )
+    lrd = config.lrd
+    if (why := why_unsupported(lrd.implementation, base, lrd.granularity)) is not None:
+        raise ValueError(f"lrd.{why}")
+    for group in base.param_groups:
+        group["lr"] *= group.pop("lr_factor", 1)
+    try:
+        return LRDropout(base, lrd.p, config.seed, granularity=lrd.granularity, rescale=lrd.rescale)
+    except ValueError as error:
+        raise ValueError(f"optim: {error}") from error

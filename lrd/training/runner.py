@@ -1,0 +1,204 @@
+"""One run from its configuration to its record: start it, resume it, or return it if finished."""
+
+import logging
+import traceback
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+
+from lrd.config import Config
+from lrd.loggers import ConsoleLogger, ImageLogger, JSONLLogger
+from lrd.loggers.wandb import WandbLogger, log_finished_run
+from lrd.runs import Interrupted, RankLost, Run, RunStore, StopSignals, run_lock
+from lrd.runs.labels import experiment_names
+from lrd.runs.store import summarize
+from lrd.training.builder import build, build_trainer
+from lrd.training.checkpoint import load_checkpoint, save_checkpoint
+from lrd.training.device import configure_device
+from lrd.training.distributed import DistributedContext, init_distributed
+from lrd.training.environment import describe_environment
+from lrd.training.trainer import Trainer
+
+log = logging.getLogger(__name__)
+
+
+def execute(config: Config, choices: dict[str, str]) -> Run:
+    """Execute the run of ``config``: return it if finished, resume it, or start it.
+
+    Args:
+        config: The checked configuration.
+        choices: The name picked in each group, for the record.
+
+    Raises:
+        ValueError: A user's mistake, before anything is written, or a damaged file of the run.
+        RunLocked: Another process works on the run.
+        Interrupted: A signal stopped the run; the same command resumes it.
+        RankLost: Another rank is lost; the same command resumes from the last checkpoint.
+        FloatingPointError: A loss is not finite.
+        OSError: A file cannot be written; what was written before is complete.
+    """
+    ranks = init_distributed(gpus=config.train.device != "cpu" and torch.cuda.is_available())
+    store = ranks.on_all_ranks(lambda: RunStore(config))
+    if ranks.on_rank_zero(lambda: store.is_finished):
+        log.info(f"finished already: {store.folder} (run.force=true runs it again)")
+        return ranks.on_rank_zero(lambda: log_finished_run(store.run, config.wandb, choices))
+    recorded = ranks.on_rank_zero(lambda: _read_record(store, ranks))
+    parts = ranks.on_all_ranks(lambda: build(config, recorded, ranks))
+    try:
+        with StopSignals() as signals, ExitStack() as held:
+            ranks.on_rank_zero(lambda: held.enter_context(run_lock(store.folder)))
+            if ranks.on_rank_zero(lambda: store.refresh() and store.is_finished):
+                log.info(f"finished meanwhile by another process: {store.folder}")
+                return ranks.on_rank_zero(lambda: store.run)
+            if config.run.force:
+                ranks.on_rank_zero(store.delete_outputs)
+            trainer, implementation = ranks.on_all_ranks(
+                lambda: build_trainer(config, parts, recorded, ranks)
+            )
+            computed = {
+                "precision": parts.precision,
+                "matmul": parts.matmul,
+                "implementation": implementation,
+            }
+            return _RunSession(store, trainer, computed, signals).run(choices)
+    except OSError as error:
+        raise OSError(
+            f"{error.filename or store.folder}: {error.strerror}; what was written before is "
+            "complete: make room there, or choose another run.dir, and run the same command again"
+        ) from error
+
+
+def _read_record(store: RunStore, ranks: DistributedContext) -> dict[str, Any] | None:
+    """Return the metadata of a run to resume; on several ranks with what rank zero measures."""
+    resumes = store.checkpoint.exists() and not store.config.run.force
+    recorded = store.run.metadata if resumes else None
+    if ranks.is_distributed:
+        _, matmul = configure_device(store.config, recorded)
+        recorded = {**(recorded or {}), "matmul": matmul}
+    return recorded
+
+
+@dataclass
+class _RunSession:
+    """A run while this process holds its lock."""
+
+    store: RunStore
+    trainer: Trainer
+    computed: dict[str, str]
+    signals: StopSignals
+
+    def run(self, choices: dict[str, str]) -> Run:
+        self.ranks = self.trainer.ranks
+        run = self.ranks.on_rank_zero(lambda: self.store.run)
+        environment = describe_environment(self.trainer.device, **self.computed)
+        environment["ranks"] = self.ranks.world
+        self.identity = run.identity
+        if self.store.checkpoint.exists():
+            self._resume(run, environment)
+        score = self.trainer.task.score
+        run = Run(run.folder, {k: v for k, v in run.metadata.items() if k != "error"})
+        fields = dict(
+            status="running",
+            started=run.metadata.get("started", _now()),
+            choices=choices,
+            experiments=experiment_names(run.metadata, choices),
+            scale=self.store.config.scale,
+            score={"name": score.name, "maximize": score.maximize, "unit": score.unit},
+            data=self.trainer.task.describe(),
+            **environment,
+        )
+        run = self.ranks.on_rank_zero(lambda: run.update(**fields))
+        self.trainer.on_step_end, self.trainer.on_epoch_end = self._on_step_end, self._on_epoch_end
+        return self._train(run)
+
+    def _resume(self, run: Run, environment: dict[str, Any]) -> None:
+        device = self.trainer.device
+        self.trainer.load_state_dict(load_checkpoint(self.store.checkpoint, device, self.identity))
+        at = self.trainer.state
+        log.info(f"resuming after epoch {at.epoch}, step {at.step}: {run.folder}")
+        for name in ("device", "threads", "versions", "ranks", *self.computed):
+            if name in run.metadata and run.metadata[name] != environment[name]:
+                log.info(
+                    f"note: {name} was {run.metadata[name]}, is {environment[name]}: the numbers "
+                    "agree up to floating-point error, not bitwise"
+                )
+
+    def _on_step_end(self, trainer: Trainer) -> None:
+        signal = self.ranks.all_reduce_max(self.signals.signal)
+        if signal is not None:
+            self._save()
+            raise Interrupted(signal)
+
+    def _on_epoch_end(self, trainer: Trainer) -> None:
+        if trainer.finished or trainer.state.epoch % self.store.config.train.checkpoint_every == 0:
+            self._save()
+        self._on_step_end(trainer)
+
+    def _save(self) -> None:
+        state = self.trainer.state_dict()
+        self.ranks.on_rank_zero(
+            lambda: save_checkpoint(self.store.checkpoint, state, self.identity)
+        )
+
+    def _train(self, run: Run) -> Run:
+        trainer = self.trainer
+        self.ranks.on_rank_zero(lambda: self._open_loggers(run))
+        outcome: dict[str, Any] = {"status": "failed"}
+        try:
+            trainer.run()
+            run = self.ranks.on_rank_zero(lambda: self._finish(run))
+            outcome = {name: run.metadata[name] for name in ("status", "final", "best")}
+            return run
+        except (Interrupted, KeyboardInterrupt):
+            outcome = {"status": "interrupted"}
+            self._update(run, **outcome)
+            raise
+        except Exception as error:
+            if self.ranks.is_peer_lost(error):
+                outcome = {"status": "interrupted"}
+                self._update(run, **outcome)
+                raise RankLost(self.ranks.rank) from error
+            self._record_failure(error, run)
+            raise
+        finally:
+            trainer.task.close()
+            for logger in trainer.loggers:
+                logger.close(outcome)
+
+    def _open_loggers(self, run: Run) -> None:
+        """Open the loggers; only rank zero logs."""
+        trainer, wandb = self.trainer, self.store.config.wandb
+        trainer.loggers = [
+            JSONLLogger(run.folder / "metrics.jsonl", trainer.state.epoch),
+            ConsoleLogger(trainer.epochs, trainer.task.steps_per_epoch),
+            ImageLogger(run.folder),
+        ]
+        if wandb.mode != "disabled":
+            trainer.loggers.append(WandbLogger(run.metadata, run.folder, wandb))
+
+    def _finish(self, run: Run) -> Run:
+        scores = summarize(run.metrics, run.metadata["score"])
+        (run.folder / "error.txt").unlink(missing_ok=True)
+        return run.update(status="finished", **scores, ended=_now())
+
+    def _update(self, run: Run, **fields: Any) -> None:
+        """Update the record on rank zero, without communication: other ranks may be lost."""
+        if self.ranks.is_rank_zero:
+            run.update(**fields)
+
+    def _record_failure(self, error: Exception, run: Run) -> None:
+        """Record why a run failed, if the disk has room for it."""
+        if not self.ranks.is_rank_zero:
+            return
+        try:
+            (run.folder / "error.txt").write_text("".join(traceback.format_exception(error)))
+            run.update(status="failed", error=str(error) or type(error).__name__, ended=_now())
+        except OSError:
+            pass
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,277 @@
+"""The one training loop: Algorithm 1 of the paper around a task, on CPU or GPU.
+
+Inside an epoch nothing synchronizes with the device: losses and scores are summed there and read
+once per epoch.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import reduce
+from operator import add
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from lrd.loggers.base import Logger, Metrics
+from lrd.optim import LRDropout
+from lrd.regularizers import Regularizer
+from lrd.rng import fold_key
+from lrd.schedules import PSchedule, Schedule
+from lrd.task import Batch, Step, Task
+from lrd.training.cuda_graphs import GraphedStep, prefetch_to_device
+from lrd.training.distributed import SINGLE_PROCESS, DistributedContext
+from lrd.training.evaluator import Evaluator, force_eager
+
+
+@dataclass
+class TrainState:
+    """How far a run is, and the sums of the current epoch.
+
+    ``epoch``: complete epochs; ``step``: steps of the current epoch; ``total``: steps of the run;
+    ``samples``: samples of the epoch; ``seconds`` of training and, of those, ``waited`` for data.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    total: int = 0
+    samples: int = 0
+    seconds: float = 0.0
+    waited: float = 0.0
+    losses: dict[str, Tensor] = field(default_factory=dict)
+    stats: dict[str, Tensor] = field(default_factory=dict)
+
+    def add(self, step: Step, loss: Tensor, samples: int) -> None:
+        """Count one step; sums are float64 on the device."""
+        for sums, values in (
+            (self.losses, {**step.losses, "loss": loss}),
+            (self.stats, step.stats),
+        ):
+            for name, value in values.items():
+                if name not in sums:
+                    sums[name] = torch.zeros((), dtype=torch.float64, device=value.device)
+                sums[name] += value.detach()
+        self.step += 1
+        self.total += 1
+        self.samples += samples
+
+    def timed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Yield ``batches`` and add the time spent waiting for each to ``waited``."""
+        rest = iter(batches)
+        while True:
+            began = time.perf_counter()
+            batch = next(rest, None)
+            self.waited += time.perf_counter() - began
+            if batch is None:
+                return
+            yield batch
+
+    def epoch_metrics(self) -> Metrics:
+        """Return mean losses per batch, their sum, and stats per sample. Synchronizes."""
+        losses = {name: float(total) for name, total in self.losses.items()}
+        return {
+            "train_loss_sum": losses["loss"],
+            **{f"train_{name}": total / self.step for name, total in losses.items()},
+            **{f"train_{name}": float(s) / self.samples for name, s in self.stats.items()},
+        }
+
+    def all_reduce(self, ranks: DistributedContext) -> "TrainState":
+        """Return the state with the sums of all ``ranks``; all of them must call."""
+        samples = ranks.all_reduce_sum({"": torch.tensor(self.samples)})
+        return replace(
+            self,
+            samples=int(samples[""]),
+            losses=ranks.all_reduce_sum(self.losses),
+            stats=ranks.all_reduce_sum(self.stats),
+        )
+
+    def reset_sums(self) -> None:
+        """Set the sums to zero, because another rank has them."""
+        self.samples = 0
+        for total in (*self.losses.values(), *self.stats.values()):
+            total.zero_()
+
+    def next_epoch(self) -> None:
+        self.__init__(epoch=self.epoch + 1, total=self.total)
+
+
+@dataclass
+class Trainer:
+    """Everything a run consists of; :meth:`run` is the loop.
+
+    On several ranks each has a Trainer of the same run, and all ranks must call its methods.
+
+    Args:
+        p_schedule: p over the run; by default the optimizer's p throughout.
+        on_step_end: Called where :meth:`state_dict` is complete: after each step and, because
+            evaluation changes no state, before each evaluation batch. May raise to end the run.
+        on_epoch_end: Called once the epoch is logged. May raise to end the run.
+    """
+
+    task: Task
+    model: nn.Module
+    optimizer: LRDropout
+    schedule: Schedule
+    regularizers: Sequence[Regularizer]
+    device: torch.device
+    seed: int
+    epochs: int
+    max_steps: int | None = None
+    p_schedule: PSchedule | None = None
+    bf16: bool = False
+    eval_every: int = 1
+    pictures_every: int = 0
+    batch_size: int | None = None
+    compiled: bool = False
+    cuda_graph: bool = False
+    ranks: DistributedContext = SINGLE_PROCESS
+    loggers: list[Logger] = field(default_factory=list)
+    on_step_end: Callable[["Trainer"], None] = lambda trainer: None
+    on_epoch_end: Callable[["Trainer"], None] = lambda trainer: None
+    state: TrainState = field(default_factory=TrainState)
+
+    def __post_init__(self) -> None:
+        self.total_steps = self.epochs * self.task.steps_per_epoch
+        self.steps = min(self.total_steps, self.max_steps or self.total_steps)
+        self.p_schedule = self.p_schedule or PSchedule(self.optimizer.p)
+        self.scheduler = LambdaLR(
+            self.optimizer, lambda step: self.schedule(step, self.total_steps)
+        )
+        self.evaluator = Evaluator(
+            self.task, self.model, self.device, self.ranks, self.bf16, self.compiled
+        )
+        self.network = self.model
+        self.compute_gradients = self._compute_gradients
+        if self.cuda_graph and self.device.type == "cuda":
+            params = [p for group in self.optimizer.param_groups for p in group["params"]]
+            self.compute_gradients = GraphedStep(self._compute_gradients, params)
+            self.optimizer.captured = True
+
+    def run(self) -> None:
+        """Train from the current state to the end.
+
+        Raises:
+            FloatingPointError: A loss is not finite.
+        """
+        at = self.state
+        self.network = self.ranks.wrap(self.model)
+        while not self.finished:
+            began = time.perf_counter() - at.seconds
+            self.model.train()
+            batches = self.task.train_batches(at.epoch, at.step, self.ranks.rank, self.ranks.world)
+            for batch in at.timed(prefetch_to_device(batches, self.device)):
+                if at.total == self.max_steps:
+                    break
+                seed_generators(self.device, self.seed, at.total, self.ranks.rank)
+                for regularizer in self.regularizers:
+                    batch = regularizer.on_batch(batch, at.total)
+                step, loss = self.compute_gradients(batch)  # f_t(W_{t-1}) and G_t
+                for regularizer in self.regularizers:
+                    regularizer.on_gradients(self.optimizer, at.total)
+                self._set_keep_probability()
+                self.optimizer.step()  # M_t, V_t, D_t and W_t = W_{t-1} - alpha D_t dW_t
+                self.scheduler.step()
+                at.add(step, loss, self.ranks.num_counted(batch))
+                at.seconds = time.perf_counter() - began
+                for logger in self.loggers:
+                    logger.on_step(at.epoch, at.step)
+                self.on_step_end(self)
+            self._end_epoch(began)
+
+    def _set_keep_probability(self) -> None:
+        assert self.p_schedule is not None
+        p = self.p_schedule(self.state.total, self.total_steps)
+        if p != self.optimizer.p:
+            self.optimizer.p = p
+
+    def _compute_gradients(self, batch: Batch) -> tuple[Step, Tensor]:
+        """Run forward and backward; a compiled model is compiled for full batches only."""
+        self.optimizer.zero_grad()
+        is_partial = len(batch) < (self.batch_size or 0) // self.ranks.world
+        with force_eager(self.compiled and is_partial):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+                step = self.task.step(self.network, batch)
+            step = self.ranks.scale_losses(step, batch)
+            loss = reduce(add, step.losses.values())
+            self.ranks.backward(loss)
+        return step, loss
+
+    def _end_epoch(self, began: float) -> None:
+        """Read the sums (the epoch's one synchronization), evaluate and log."""
+        at = self.state.all_reduce(self.ranks)
+        metrics = {"epoch": at.epoch + 1, "step": at.total, **at.epoch_metrics()}
+        train_seconds = time.perf_counter() - began
+        self._require_finite(metrics)
+        last = at.epoch + 1 == self.epochs or at.total == self.max_steps
+        if last or (at.epoch + 1) % self.eval_every == 0:
+            metrics |= self.evaluate(last)
+            self._require_finite(metrics)
+        metrics |= {
+            "lr": float(self.optimizer.param_groups[0]["lr"]),
+            "fraction_kept": self.optimizer.fraction_kept(),
+            "seconds": time.perf_counter() - began,
+            "train_seconds": train_seconds,
+            "images_per_second": at.samples / train_seconds,
+            "data_wait": at.waited / train_seconds,
+        }
+        every = self.pictures_every
+        if every and (last or (at.epoch + 1) % every == 0) and self.ranks.is_rank_zero:
+            self._log_predictions(at.epoch + 1)
+        self.state.next_epoch()
+        for logger in self.loggers:
+            logger.on_epoch(metrics)
+        self.on_epoch_end(self)
+
+    def _require_finite(self, metrics: Metrics) -> None:
+        for name, value in metrics.items():
+            if name.endswith("loss") and not math.isfinite(value):
+                raise FloatingPointError(
+                    f"{name} is {value} in epoch {metrics['epoch']}: lower optim.lr; the "
+                    f"{self.state.epoch} epochs before it are kept"
+                )
+
+    def evaluate(self, last: bool = False) -> Metrics:
+        """Return the current scores; after the ``last`` epoch the task's final ones too."""
+        return self.evaluator.scores(last, lambda: self.on_step_end(self))
+
+    def _log_predictions(self, epoch: int) -> None:
+        images = self.evaluator.sample_predictions()
+        for logger in self.loggers if images else ():
+            logger.on_images(epoch, images)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last epoch, or the one that ``max_steps`` ends, is evaluated and logged."""
+        at = self.state
+        return at.epoch == self.epochs or (at.total == self.max_steps and at.step == 0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything a resume needs, as tensors and plain values; of a finished run only the
+        weights and the progress."""
+        progress = self.state.all_reduce(self.ranks)
+        state = {"model": self.model.state_dict(), "progress": dict(vars(progress))}
+        if not self.finished:
+            state["optimizer"] = self.optimizer.state_dict()
+            state["scheduler"] = self.scheduler.state_dict()
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Resume from what :meth:`state_dict` returned."""
+        self.model.load_state_dict(state["model"])
+        self.state = TrainState(**state["progress"])
+        if not self.ranks.is_rank_zero:
+            self.state.reset_sums()  # rank zero has the sums of all ranks
+        if not self.finished:
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scheduler.load_state_dict(state["scheduler"])
+
+
+def seed_generators(device: torch.device, seed: int, step: int, rank: int = 0) -> None:
+    """Seed torch's global generators from (seed, step, rank), for code that still uses them."""
+    key = fold_key("torch", seed, step, rank)
+    torch.default_generator.manual_seed(key)
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index or 0].manual_seed(key)

@@ -1,0 +1,124 @@
+"""What each of several ranks does for tests/test_ranks.py: ``torchrun tests/ranks_worker.py OUT``.
+
+Without torchrun it is the one rank to compare with. Results go to ``OUT/<world>-<rank>.pt``; with
+the names of trainings behind OUT, of those alone.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from lrd.config.compose import compose, to_config  # noqa: E402
+from lrd.loggers.base import Logger  # noqa: E402
+from lrd.runs.signals import Interrupted  # noqa: E402
+from lrd.training import (
+    builder,
+    runner,  # noqa: E402
+)
+from lrd.training.distributed import DistributedContext, init_distributed  # noqa: E402
+from lrd.training.trainer import Trainer  # noqa: E402
+
+SMALL = ["model.hidden=[32]", "train.epochs=2", "eval.batch_size=50"]
+SHORT = ["optim=sgdm", "optim.lr=0.001", "train.epochs=1", "train.max_steps=2"]
+TRAINED = {
+    "adam": [*SMALL, "optim=adam"],
+    "sgdm": [*SMALL, "optim=sgdm", "lrd.p=0.3", "regularizer=[sd,nl,ng,dg]"],
+    # 1437 = 2 x 718 + 1: the last batch has fewer samples than ranks
+    "odd": [*SMALL, "optim=sgdm", "train.batch_size=718", "regularizer=nl"],
+    "rows": [*SMALL, "optim=adam", "lrd.granularity=row"],
+    "toy": ["task=toy", "optim=adam", "train.epochs=2", "task.steps=5", "dataset.drawn=20"],
+}
+SLOW = {  # by name alone
+    "seg": ["task=shapes_seg", *SHORT, "eval.final_mode=whole", "model.dropout=0"],
+    "det": ["task=shapes_det", *SHORT],
+    "single_pass": [*SMALL, "optim=adam", "lrd.implementation=single_pass"],
+}
+
+
+class Trace(Logger):
+    """All parameters before the first step and after every one, and what an epoch logs."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model, self.steps, self.epochs = model, [], []
+
+    def step(self, epoch: int, step: int) -> None:
+        flat = [p.detach().flatten() for p in self.model.parameters()]
+        self.steps.append(torch.cat(flat))
+
+    def epoch(self, numbers: dict[str, Any]) -> None:
+        self.epochs.append(numbers)
+
+
+def made(overrides: list[str], ranks: DistributedContext) -> Trainer:
+    config = to_config(compose(overrides))
+    built, _ = builder.build(config, None, ranks)
+    trainer, _ = builder.build_trainer(config, built)
+    for module in trainer.model.modules():
+        if isinstance(module, nn.BatchNorm2d):  # it alone would tell a share from the whole batch
+            module.eval().train = lambda mode=True, module=module: module
+    return trainer
+
+
+def trained(overrides: list[str], ranks: DistributedContext) -> dict[str, Any]:
+    trainer = made(overrides, ranks)
+    trace = Trace(trainer.model)
+    trace.step(0, 0)
+    trainer.sinks = [trace]
+    trainer.run()
+    return {"steps": torch.stack(trace.steps), "epochs": trace.epochs}
+
+
+def stopped(folder: Path, ranks: DistributedContext, step: int) -> None:
+    """Begin a run whose last rank alone is asked to stop, after ``step`` steps."""
+    config = to_config(compose([*TRAINED["adam"], f"run.dir={folder}"]))
+    original = runner._Session._safe_point
+
+    def asked(self: Any, trainer: Trainer) -> None:
+        if trainer.progress.total == step and ranks.rank == ranks.world - 1:
+            self.requests.received = 10
+        original(self, trainer)
+
+    runner._Session._safe_point = asked
+    try:
+        runner.execute(config, {}, lambda line: None)
+        raise AssertionError("was not stopped")
+    except Interrupted:
+        pass
+    finally:
+        runner._Session._safe_point = original
+
+
+def whole(folder: Path) -> None:
+    """Do a run, or go on with it."""
+    runner.execute(
+        to_config(compose([*TRAINED["adam"], f"run.dir={folder}"])), {}, lambda line: None
+    )
+
+
+def main(out: Path, *asked: str) -> None:
+    torch.set_num_threads(1)
+    ranks = init_distributed(gpus=False)
+    found = {n: trained((TRAINED | SLOW)[n], ranks) for n in asked or TRAINED}
+    torch.save(found, out / f"{ranks.world}-{ranks.rank}.pt")
+    if asked:
+        return
+    whole(out / f"whole{ranks.world}")
+    if ranks.world == 2:
+        stopped(out / "same", ranks, 17)
+        whole(out / "same")  # on as many
+        stopped(out / "fewer", ranks, 17)  # goes on alone, below
+        stopped(out / "more", ranks, 17)  # goes on with three
+    else:
+        whole(out / ("fewer" if ranks.world == 1 else "more"))
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    main(Path(sys.argv[1]), *sys.argv[2:])

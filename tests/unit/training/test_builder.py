@@ -1,0 +1,223 @@
+"""From configuration to objects: only what was meant is ever called; every file composes."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sweep
+import torch
+from omegaconf import OmegaConf
+
+from lrd import LRDropout
+from lrd.config.compose import CONFIGS, compose, to_config
+from lrd.config.schema import LRD
+from lrd.optim.lr_dropout import LRDropout as Wrapper
+from lrd.optim.validation import IMPLEMENTATIONS
+from lrd.task import Task
+from lrd.training import builder
+
+GROUPS = ("task", "dataset", "model", "optim", "schedule", "regularizer", "train")
+
+
+def parts(*overrides: str) -> dict[str, Any]:
+    """Built without the weights that would have to be fetched."""
+    config = to_config(compose(overrides))
+    if config.model.get("weights") == "imagenet":
+        config.model["weights"] = "none"
+    return builder.build(config)[0]
+
+
+def options(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+
+
+# Which embedded task a model or a data set that is for no classification belongs to.
+FAMILIES = {
+    **{"pspnet": "shapes_seg", "ssd": "shapes_det", "_seg": "shapes_seg", "_det": "shapes_det"},
+    "toy": "toy",
+}
+
+
+def family(option: str) -> list[str]:
+    """The task that an option of the command line needs, if that is not the default one."""
+    return [f"task={task}" for part, task in FAMILIES.items() if part in option][:1]
+
+
+def choices() -> list[tuple[str, ...]]:
+    """Every option of every group."""
+    return [(f"{group}={option}",) for group in GROUPS for option in options(group)]
+
+
+@pytest.mark.parametrize("choice", choices(), ids="".join)
+def test_every_file_composes_and_builds(choice: tuple[str, ...]):
+    if choice[0].startswith("dataset=cifar"):
+        choice = (*choice, "model=resnet18")
+    if not choice[0].startswith("task="):
+        choice = (*family(choice[0]), *choice)
+    built = parts(*choice)
+    assert isinstance(built["task"], Task) and isinstance(built["optimizer"], Wrapper)
+
+
+def test_no_group_is_forgotten():
+    folders = {path.name for path in CONFIGS.iterdir() if path.is_dir()}
+    assert folders == {*GROUPS, "tuned", "experiment", "arm", "cluster", "search"}
+
+
+@pytest.mark.parametrize("name", options("tuned"))
+def test_tuned_files_belong_to_a_pair(name: str):
+    task, optim = name.split("-")
+    assert task in options("task") and optim in options("optim")
+    config = to_config(compose([f"task={task}", f"optim={optim}"]))
+    tuned = OmegaConf.to_container(OmegaConf.load(CONFIGS / "tuned" / f"{name}.yaml"))
+    assert isinstance(tuned, dict) and tuned
+    for group, settings in tuned.items() if "optim" in tuned else [("optim", tuned)]:
+        assert settings.items() <= getattr(config, str(group)).items()
+
+
+@pytest.mark.parametrize("name", options("experiment"))
+def test_every_experiment_builds(name: str):
+    """Its first cell and its last; that every cell composes is tests/test_experiments.py's."""
+    first, *_, last = sweep.cells(name, ["seed=0"])
+    parts(*first)
+    if not name.startswith(("figure4", "figure8", "figure9", "smoke", "all")):
+        last = (*last, "dataset=digits", "model=fcnet")  # the network itself is built once
+    parts(*last)
+
+
+@pytest.mark.parametrize("model", [m for m in options("model") if not family(m)])
+@pytest.mark.parametrize("dataset", [d for d in options("dataset") if not family(d)])
+def test_every_model_takes_every_data_set_that_makes_sense(model: str, dataset: str):
+    if model == "fcnet" and dataset.startswith("cifar"):
+        with pytest.raises(ValueError, match="^model=fcnet must be given grey images.*3 channels"):
+            parts(f"dataset={dataset}", f"model={model}")
+        return
+    built = parts(f"dataset={dataset}", f"model={model}")
+    shape, classes = built["task"].data.shape, built["task"].data.classes
+    assert built["model"](torch.zeros(2, *shape)).shape == (2, classes)
+
+
+ERRORS = {
+    "optim._target_=torch.utils.collect_env.run": "must be a kind of Optimizer, got torch.utils",
+    "optim._target_=os.system": "must be in one of torch, torchvision, lrd, tasks, got os.system",
+    "optim._target_=torch.optim.Foo": "optim._target_ must be importable, got torch.optim.Foo",
+    "optim._target_=torch.optim.Optimizer": "must be a kind of Optimizer",
+    "optim._target_=torch.nn.Linear": "optim._target_ must be a kind of Optimizer",
+    "optim._target_=Adam": "optim._target_ must be the dotted name of a class, got Adam",
+    "task._target_=tasks.images.Digits": "task._target_ must be a kind of Task",
+    "schedule._target_=lrd.rng.fold_key": "schedule._target_ must be a kind of Schedule",
+    "model._target_=torch.hub.load": "model._target_ must be a kind of Module",
+    "dataset._target_=lrd.task.Dataset": "dataset._target_ must be a kind of Dataset",
+    "+optim.lrr=1": "optim.lrr is no setting of Adam; did you mean optim.lr? It takes: lr, betas,",
+    "+optim._partial_=true": "optim._partial_ is no setting of Adam",
+    "+optim.params=[]": "optim.params is no setting of Adam",
+    "+model.shape=[1,2,2]": "model.shape is no setting of FCNet",
+    "+schedule.gamma=1": "schedule.gamma is no setting of Constant. It takes: none",
+    "optim.lr=-1": "optim: Adam(lr=-1, weight_decay=0.0, fused=True): Invalid learning rate",
+    "optim.lr=abc": "optim: Adam(lr=abc",
+    "+optim.betas={_target_: os.system, command: id}": "optim.betas must be plain values, got",
+    "+optim.betas={a: 1}": "optim: Adam(lr=0.001",
+    "dataset.holdout=-1": "dataset.holdout must be at least 0, got -1",
+    "optim._target_=torch.optim.Muon": "optim: Muon(",
+}
+
+
+@pytest.mark.parametrize(("override", "line"), ERRORS.items(), ids=ERRORS)
+def test_every_mistake_is_one_line(override: str, line: str):
+    with pytest.raises(ValueError) as caught:
+        parts(override)
+    assert line in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("target", "line"),
+    [
+        ("LBFGS", "must step without a closure in this loop, got LBFGS"),
+        ("SparseAdam", "optim: base must take dense gradients, got SparseAdam"),
+    ],
+)
+def test_optimizers_that_this_loop_cannot_run_say_so(target: str, line: str):
+    with pytest.raises(ValueError, match=line):
+        parts(f"optim._target_=torch.optim.{target}", "~optim.weight_decay")
+
+
+def test_an_implementation_that_cannot_be_is_refused_before_data_are_read():
+    wanted = ["lrd.implementation=single_pass", "optim._target_=torch.optim.Adagrad"]
+    with pytest.raises(ValueError, match=r"^lrd.implementation=single_pass must have one of SGD,"):
+        parts("dataset=mnist", "data.root=nowhere", *wanted)
+
+
+def test_the_command_line_knows_every_implementation():
+    for implementation in IMPLEMENTATIONS:
+        assert LRD(implementation=implementation).implementation == implementation
+    listed = ", ".join(IMPLEMENTATIONS)
+    with pytest.raises(ValueError, match=f"lrd.implementation must be one of {listed}, got quick"):
+        LRD(implementation="quick")
+
+
+def test_determinism_reaches_cublas(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    parts()
+    assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+    parts("train.deterministic=true")
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert torch.are_deterministic_algorithms_enabled()
+
+
+def test_a_package_of_the_users_must_be_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "my_optim.py").write_text("import torch\nclass Mine(torch.optim.SGD): pass\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    mine = ["optim._target_=my_optim.Mine"]
+    with pytest.raises(ValueError, match=r"run.allow=\[my_optim\] allows its package"):
+        parts(*mine)
+    built = parts(*mine, "run.allow=[my_optim]")
+    assert type(built["optimizer"].base).__name__ == "Mine"
+
+
+def test_a_missing_gpu_is_one_line():
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    with pytest.raises(ValueError, match="train.device must be auto or cpu.*got cuda"):
+        parts("train.device=cuda")
+
+
+def test_torchs_quickest_form_is_taken_unless_another_is_named():
+    assert parts("optim=adam")["optimizer"].param_groups[0]["fused"] is True
+    assert parts("optim=radam")["optimizer"].param_groups[0]["foreach"] is True
+    plain = parts("+optim.foreach=false")["optimizer"].param_groups[0]
+    assert plain["foreach"] is False and not plain["fused"]
+
+
+def test_the_seed_decides_the_initialisation_and_nothing_else_does():
+    def weights(*overrides: str) -> torch.Tensor:
+        model = parts(*overrides)["model"]
+        return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+    first = weights("seed=1", "optim=sgdm", "lrd.p=1")
+    torch.rand(7)
+    assert torch.equal(first, weights("seed=1", "optim=adam", "lrd.p=0.3"))
+    assert not torch.equal(first, weights("seed=2"))
+
+
+def test_settings_reach_what_they_set():
+    built = parts("lrd.p=0.3", "seed=4", "train.threads=1", "train.precision=tf32")
+    optimizer = built["optimizer"]
+    assert isinstance(optimizer, LRDropout) and (optimizer.p, optimizer.seed) == (0.3, 4)
+    assert torch.get_num_threads() == 1
+    assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+    assert parts()["bf16"] is False and parts("train.precision=bf16")["bf16"] is True
+    assert torch.backends.cudnn.conv.fp32_precision == "ieee"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_channels_last_images_stay_so_and_weights_are_row_major(wanted: bool):
+    """As the masks count the weights, on any path; the layers keep the images' layout."""
+    model = parts("dataset=cifar10", "model=resnet8", f"train.channels_last={wanted}")["model"]
+    seen: list[bool] = []
+    last = [m for m in model.modules() if isinstance(m, torch.nn.Conv2d)][-1]
+    last.register_forward_hook(
+        lambda m, i, out: seen.append(out.is_contiguous(memory_format=torch.channels_last))
+    )
+    model(torch.randn(2, 3, 32, 32))
+    assert seen == [wanted]
+    assert all(p.is_contiguous() for p in model.parameters())

@@ -1,0 +1,123 @@
+"""A checkpoint is whole or refused, in one line that says how to go on."""
+
+import os
+import random
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lrd.training import checkpoint
+from lrd.training.checkpoint import CheckpointError
+
+CPU = torch.device("cpu")
+WHAT = {"optim.lr": 0.1, "train.epochs": 5}
+
+
+def state() -> dict[str, Any]:
+    values = torch.randn(3000, generator=torch.Generator().manual_seed(0))
+    return {"model": {"w": values, "b": values.bfloat16()}, "progress": {"epoch": 2}}
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    checkpoint.save_checkpoint(tmp_path / "last.pt", state(), WHAT)
+    return tmp_path / "last.pt"
+
+
+def refused(path: Path, identity: dict[str, Any] = WHAT) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        checkpoint.load_checkpoint(path, CPU, identity)
+    text = str(caught.value)
+    assert "\n" not in text and str(path) in text and "run.force=true" in text
+    return text
+
+
+def test_what_is_saved_is_loaded_bit_for_bit(saved: Path):
+    loaded = checkpoint.load_checkpoint(saved, CPU, WHAT)
+    assert all(torch.equal(loaded["model"][k], v) for k, v in state()["model"].items())
+    assert loaded["progress"] == {"epoch": 2}
+    assert os.listdir(saved.parent) == ["last.pt"]
+
+
+@pytest.mark.parametrize("length", [0, 1, 100, 0.5, 0.99, -1])
+def test_a_truncated_file_is_refused(saved: Path, length: float):
+    whole = saved.read_bytes()
+    end = length if length in (0, 1, 100, -1) else int(length * len(whole))
+    saved.write_bytes(whole[: int(end)])
+    assert "is damaged" in refused(saved)
+
+
+def test_a_flipped_bit_is_refused_wherever_it_lies(saved: Path):
+    """Or it lies between the records, and nothing that is loaded changes."""
+    whole, dice, found = saved.read_bytes(), random.Random(0), 0
+    for _ in range(300):
+        at = dice.randrange(len(whole))
+        flipped = bytes([whole[at] ^ 1 << dice.randrange(8)])
+        saved.write_bytes(whole[:at] + flipped + whole[at + 1 :])
+        try:
+            loaded = checkpoint.load_checkpoint(saved, CPU, WHAT)
+        except CheckpointError as error:
+            assert "\n" not in str(error)
+            found += 1
+            continue
+        assert all(torch.equal(loaded["model"][k], v) for k, v in state()["model"].items())
+    assert found > 250
+
+
+def test_torch_alone_would_not_notice(saved: Path):
+    """Why the checksums are checked here: torch's reader loads a damaged tensor silently."""
+    whole = bytearray(saved.read_bytes())
+    with zipfile.ZipFile(saved) as archive:
+        record = max(archive.infolist(), key=lambda r: r.file_size)
+    whole[record.header_offset + 2000] ^= 1
+    saved.write_bytes(whole)
+    loaded = torch.load(saved, weights_only=True)["model"]
+    assert not all(torch.equal(loaded[k], v) for k, v in state()["model"].items())
+    assert "checksum" in refused(saved)
+
+
+def test_another_configuration_is_refused_by_its_keys(saved: Path):
+    text = refused(saved, {"optim.lr": 0.2, "train.epochs": 5, "model.depth": 3})
+    assert "optim.lr=0.1 instead of 0.2" in text and "model.depth" in text
+    assert "train.epochs" not in text
+
+
+def test_a_newer_format_is_refused(saved: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(checkpoint, "FORMAT", 0)
+    assert "has format 1, this version reads 0" in refused(saved)
+
+
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path):
+    torch.save([1, 2], tmp_path / "last.pt")
+    assert "or no checkpoint" in refused(tmp_path / "last.pt")
+
+
+class Shell:
+    """What a hostile file would run as it is loaded."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, ("touch executed",)
+
+
+def test_nothing_is_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"format": 1, "identity": WHAT, "model": Shell()}, tmp_path / "last.pt")
+    assert "is damaged" in refused(tmp_path / "last.pt")
+    assert os.listdir(tmp_path) == ["last.pt"]
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_failed_save_leaves_the_one_before(
+    saved: Path, monkeypatch: pytest.MonkeyPatch, call: str
+):
+    def fail(*arguments: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    before = saved.read_bytes()
+    monkeypatch.setattr(os, call, fail)
+    with pytest.raises(OSError, match="No space left"):
+        checkpoint.save_checkpoint(saved, {"model": {}}, WHAT)
+    assert saved.read_bytes() == before

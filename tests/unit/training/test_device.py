@@ -1,0 +1,131 @@
+"""What a run computes on: torch's switches and the self-test of the matrix product."""
+
+import itertools
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor
+
+from lrd.config.compose import compose, to_config
+from lrd.training import device
+
+CPU = torch.device("cpu")
+
+
+def test_denormals_are_zero_after_it():
+    tiny = torch.tensor([1e-39])
+    torch.set_flush_denormal(False)
+    assert (tiny * 0.5).item() != 0
+    device.configure_device(to_config(compose([])))
+    assert (tiny * 0.5).item() == 0
+
+
+PAGES = """
+import resource, torch
+from lrd.training import device
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(8):
+        torch.ones(2**24)  # 64 MiB, freed at once
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print(faults(), machine.keep_memory() or faults(), faults())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
+def test_memory_once_had_is_used_again_without_asking_the_system():
+    """By the system's count of pages handed to the process: one time 64 MiB instead of eight."""
+    done = subprocess.run([sys.executable, "-c", PAGES], capture_output=True, text=True, check=True)
+    before, first, later = map(int, done.stdout.split())
+    assert before > 4 * first and later < 0.01 * before
+
+
+def test_fast_is_bf16_where_the_device_has_it(monkeypatch: pytest.MonkeyPatch):
+    for has, precision in ((True, "bf16"), (False, "fp32")):
+        monkeypatch.setattr(device, "has_bf16", lambda device, has=has: has)
+        assert device.resolve_precision("fast", CPU) == precision
+    assert [device.resolve_precision(p, CPU) for p in ("fp32", "bf16")] == ["fp32", "bf16"]
+
+
+@pytest.mark.parametrize(
+    ("line", "has"),
+    [
+        ("flags\t\t: fpu sse avx2 avx512f", False),
+        ("flags\t\t: fpu avx512f avx512_bf16", True),
+        ("flags\t\t: fpu amx_bf16 amx_tile", True),
+        ("Features\t: fp asimd bf16", True),
+        ("model name\t: bf16", False),
+    ],
+)
+def test_bf16_is_read_from_the_processors_flags(
+    line: str, has: bool, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(device.Path, "read_text", lambda self: f"processor\t: 0\n{line}\n")
+    assert device.is_bf16_supported(CPU) is has
+
+
+def clock(switch: SimpleNamespace, seconds: dict[str, float]) -> Callable[[], float]:
+    """Time that passes, between two looks at it, as fast as the switch says."""
+
+    def ticks() -> Iterator[float]:
+        now = 0.0
+        for number in itertools.count():
+            now += seconds[switch.fp32_precision] if number % 2 else 1.0
+            yield now
+
+    times = ticks()
+    return lambda: next(times)
+
+
+@pytest.mark.parametrize(
+    ("onednn", "error", "pays"),
+    [(0.5, 0.0, True), (0.9, 0.0, False), (0.5, 1e-2, False), (2.0, 0.0, False)],
+)
+def test_onednn_is_taken_where_it_is_as_exact_and_faster(onednn: float, error: float, pays: bool):
+    switch = SimpleNamespace(fp32_precision="none")
+
+    def product(a: Tensor, b: Tensor) -> Tensor:
+        return a @ b + (error if switch.fp32_precision == "bf16" else 0.0)
+
+    now = clock(switch, {"none": 1.0, "bf16": onednn})
+    assert device.is_onednn_faster(switch, product, now) is pays
+    assert switch.fp32_precision == "none"
+
+
+def test_a_recorded_choice_is_repeated(monkeypatch: pytest.MonkeyPatch):
+    switch = SimpleNamespace(fp32_precision="none")
+    monkeypatch.setattr(torch.backends.mkldnn, "matmul", switch, raising=False)
+    monkeypatch.setattr(device, "_capable", lambda: True)
+    monkeypatch.setattr(device, "onednn_pays", lambda switch: True)
+    config = to_config(compose([]))
+    assert device.configure_device(config)[1] == "onednn" and switch.fp32_precision == "bf16"
+    assert device.configure_device(config, {"matmul": "default"})[1] == "default"
+    assert switch.fp32_precision == "none"
+    monkeypatch.setattr(device, "_capable", lambda: False)
+    assert device.configure_device(config)[1] == "default"
+
+
+def test_a_reduced_precision_is_not_mistaken_for_float32():
+    """What bf16 products really do to a float32 matrix would not pass."""
+    switch = SimpleNamespace(fp32_precision="none")
+
+    def product(a: Tensor, b: Tensor) -> Tensor:
+        if switch.fp32_precision == "bf16":
+            return (a.bfloat16() @ b.bfloat16()).float()
+        return a @ b
+
+    now = clock(switch, {"none": 1.0, "bf16": 0.1})
+    assert device.is_onednn_faster(switch, product, now) is False
+
+
+def test_data_are_loaded_by_the_cores_that_a_gpu_leaves_idle(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(5)))
+    gpu, cpu = torch.device("cuda", 0), torch.device("cpu")
+    assert device.default_num_workers(None, gpu) == 5 and device.default_num_workers(None, cpu) == 0
+    assert device.default_num_workers(3, cpu) == device.default_num_workers(3, gpu) == 3
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(64)))
+    assert device.default_num_workers(None, gpu) == 8

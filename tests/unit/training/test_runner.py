@@ -1,0 +1,313 @@
+"""Runs that are stopped, damaged, crowded or out of room: one clear line, nothing whole is lost."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lrd.loggers.console import ConsoleLogger
+from lrd.runs.lock import RunLocked, is_locked, run_lock
+from lrd.runs.store import TIMES, Run, find_runs
+from lrd.training.trainer import Trainer
+
+QUICK = ["train.epochs=3", "model.hidden=[16]", "train.threads=1"]
+
+
+def numbers(run: Run) -> list[dict[str, Any]]:
+    return [{k: v for k, v in line.items() if k not in TIMES} for line in run.metrics]
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    return torch.load(run.folder / "last.pt", weights_only=True)["model"]
+
+
+@pytest.fixture
+def reference(cli) -> Run:
+    """The same run, left in peace."""
+    assert cli(*QUICK, "run.dir=peace").status == 0
+    return next(find_runs("peace"))
+
+
+def same(run: Run, reference: Run) -> bool:
+    a, b = weights(run), weights(reference)
+    return (
+        run.state == "finished"
+        and numbers(run) == numbers(reference)
+        and run.record["best"] == reference.record["best"]
+        and all(torch.equal(a[k], b[k]) for k in a | b)
+    )
+
+
+@pytest.fixture
+def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None]], None]:
+    """Lets something happen at the n-th step of a run."""
+
+    def arrange(step: int, act: Callable[[], None]) -> None:
+        calls = iter(range(1, 10**6))
+
+        def counted(self: ConsoleLogger, epoch: int, at: int) -> None:
+            if next(calls) == step:
+                act()
+
+        monkeypatch.setattr(ConsoleLogger, "step", counted)
+
+    return arrange
+
+
+def send(number: int) -> Callable[[], None]:
+    return lambda: os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("step", [1, 12, 20])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2"])
+def test_a_signal_saves_at_the_end_of_the_step(cli, reference: Run, stop_at, name: str, step: int):
+    number = getattr(signal, name)
+    before = signal.getsignal(number)
+    stop_at(step, send(number))
+    stopped = cli(*QUICK)
+    assert stopped.status == 128 + number
+    assert f"stopped by {name}, saved; the same command goes on" in stopped.err
+    (run,) = find_runs("runs")
+    saved = torch.load(run.folder / "last.pt", weights_only=True)["progress"]
+    assert saved["total"] == step and run.state == "partial"
+    assert signal.getsignal(number) == before
+    again = cli(*QUICK)
+    assert again.status == 0 and f"going on after epoch {(step - 1) // 12}" in again.out
+    assert same(next(find_runs("runs")), reference)
+
+
+def test_a_signal_in_evaluation_saves_and_goes_on(
+    cli, reference: Run, monkeypatch: pytest.MonkeyPatch
+):
+    evaluate = Trainer.evaluate
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "evaluate", lambda *a: (send(signal.SIGTERM)(), evaluate(*a))[1])
+        assert cli(*QUICK).status == 143
+    (run,) = find_runs("runs")
+    assert run.metrics == []
+    saved = torch.load(run.folder / "last.pt", weights_only=True)["progress"]
+    assert (saved["epoch"], saved["step"]) == (0, 12)
+    assert cli(*QUICK).status == 0 and same(next(find_runs("runs")), reference)
+
+
+def test_a_second_interrupt_ends_at_once(cli, stop_at):
+    stop_at(14, lambda: (send(signal.SIGINT)(), send(signal.SIGINT)())[0])
+    stopped = cli(*QUICK)
+    assert stopped.status == 130 and "stopped at once" in stopped.err
+    assert next(find_runs("runs")).state == "partial"
+
+
+def test_a_signal_ends_the_whole_sweep(cli, stop_at):
+    stop_at(2, send(signal.SIGTERM))
+    assert cli("-m", *QUICK, "seed=0,1,2").status == 143
+    assert len(list(find_runs("runs"))) == 1
+    assert cli("-m", *QUICK, "seed=0,1,2").status == 0
+    assert [run.state for run in find_runs("runs")] == ["finished"] * 3
+
+
+@pytest.fixture
+def half(cli, stop_at, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A run that was stopped in its second epoch."""
+    with monkeypatch.context():
+        stop_at(20, send(signal.SIGTERM))
+        cli(*QUICK)
+    stop_at(0, lambda: None)
+    return next(find_runs("runs"))
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip"])
+def test_a_damaged_checkpoint_is_named_and_left(cli, reference: Run, half: Run, damage: str):
+    last, before = half.folder / "last.pt", (half.folder / "metrics.jsonl").read_bytes()
+    data = bytearray(last.read_bytes())
+    data[len(data) // 2] ^= 1 if damage == "flip" else 0
+    last.write_bytes(data[: len(data) // 2] if damage == "cut" else data)
+    broken = last.read_bytes()
+    done = cli(*QUICK)
+    assert done.status == 2 and done.err.count("\n") == 1 and "Traceback" not in done.err
+    assert "last.pt is damaged" in done.err and "run.force=true" in done.err
+    assert last.read_bytes() == broken
+    assert (half.folder / "metrics.jsonl").read_bytes() == before
+    assert cli(*QUICK, "run.force=true").status == 0 and same(next(find_runs("runs")), reference)
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(cli, half: Run):
+    cli(*QUICK, "optim.lr=0.01", "run.dir=other", "train.max_steps=20")
+    other = next(find_runs("other")).folder / "last.pt"
+    (half.folder / "last.pt").write_bytes(other.read_bytes())
+    done = cli(*QUICK)
+    assert done.status == 2
+    assert "optim.lr=0.01 instead of 0.001" in done.err and "train.max_steps=20" in done.err
+
+
+@pytest.mark.parametrize("tail", [b'{"epoch": 2, "trai', b'{"epoch": 2}\n{"epoch": 3}\n'])
+def test_lines_beyond_the_checkpoint_are_cut(cli, reference: Run, half: Run, tail: bytes):
+    metrics = half.folder / "metrics.jsonl"
+    metrics.write_bytes(metrics.read_bytes() + tail)
+    assert len(half.metrics) == 1 + tail.count(b"\n")
+    assert cli(*QUICK).status == 0 and same(next(find_runs("runs")), reference)
+
+
+def test_lost_or_damaged_lines_are_named(cli, half: Run):
+    metrics = half.folder / "metrics.jsonl"
+    metrics.write_bytes(b'{"epoch": \x00}\n')
+    done = cli(*QUICK)
+    assert done.status == 2 and "metrics.jsonl is damaged in line 1" in done.err
+    metrics.write_bytes(b"")
+    done = cli(*QUICK)
+    assert done.status == 2 and "has 0 epochs and the checkpoint 1" in done.err
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]", b"{}"])
+def test_an_unreadable_record_is_written_anew(cli, reference: Run, half: Run, content: bytes):
+    (half.folder / "run.json").write_bytes(content)
+    assert next(find_runs("runs")).state in ("unreadable", "new")
+    assert cli(*QUICK).status == 0 and same(next(find_runs("runs")), reference)
+    (half.folder / "run.json").write_bytes(content)  # of the finished run now
+    lines = (half.folder / "metrics.jsonl").read_bytes()
+    assert cli(*QUICK).status == 0 and same(next(find_runs("runs")), reference)
+    assert (half.folder / "metrics.jsonl").read_bytes() == lines
+
+
+def test_a_folder_copied_over_another_run_is_refused(cli, half: Run):
+    cli(*QUICK, "optim.lr=0.01", "run.dir=other")
+    other = next(find_runs("other")).folder
+    (half.folder / "run.json").write_bytes((other / "run.json").read_bytes())
+    done = cli(*QUICK)
+    assert done.status == 2 and "run.json is of another run (optim.lr=0.01" in done.err
+    other.rename(other.with_name("seed1"))
+    done = cli(*QUICK, "optim.lr=0.01", "run.dir=other", "seed=1")
+    assert done.status == 2 and "(seed=0 instead of 1): move that folder away" in done.err
+
+
+def test_a_record_of_a_newer_version_is_refused(cli, half: Run):
+    half.write(format=2)
+    done = cli(*QUICK)
+    assert done.status == 2 and "has format 2, this version reads 1: update" in done.err
+
+
+def test_a_stop_does_not_hide_what_failed_before(cli, stop_at):
+    stop_at(2, send(signal.SIGTERM))
+    done = cli("-m", *QUICK, "lrd.p=0,0.5")
+    assert done.status == 143 and "stopped by SIGTERM" in done.err
+    assert "lrd.p=0: lrd.p must be in (0, 1]" in done.err
+
+
+def test_other_conditions_are_noted(cli, half: Run):
+    record = json.loads((half.folder / "run.json").read_text())
+    record["threads"], record["versions"]["torch"] = 64, "1.0"
+    (half.folder / "run.json").write_text(json.dumps(record))
+    done = cli(*QUICK)
+    assert done.status == 0 and "threads was 64, is 1: the numbers agree to rounding" in done.out
+    assert "versions was" in done.out
+
+
+def test_a_failed_run_leaves_its_traceback_and_can_be_mended(
+    cli, reference: Run, stop_at, monkeypatch: pytest.MonkeyPatch
+):
+    def fails() -> None:
+        raise RuntimeError("the device is gone")
+
+    stop_at(20, fails)
+    done = cli("-m", *QUICK, "seed=0,1")
+    assert done.status == 1
+    run = Run(next(find_runs("runs")).folder, {})
+    assert f"RuntimeError: the device is gone [{run.folder}/error.txt]" in done.err
+    assert "fails" in (run.folder / "error.txt").read_text()
+    assert [r.state for r in find_runs("runs")] == ["failed", "finished"]
+    assert cli(*QUICK).status == 0 and same(next(find_runs("runs")), reference)
+    assert not (run.folder / "error.txt").exists()
+
+
+def test_the_second_process_on_a_run_leaves_it_to_the_first(cli, stop_at):
+    errors = []
+
+    def second() -> None:
+        command = [sys.executable, str(Path(__file__).parents[1] / "run.py"), *QUICK]
+        done = subprocess.run(command, capture_output=True, text=True)
+        errors.append((done.returncode, done.stderr))
+
+    stop_at(3, second)
+    assert cli(*QUICK).status == 0
+    ((status, line),) = errors
+    assert status == 3 and f"process {os.getpid()} on " in line and "left to it" in line
+    assert line.count("\n") == 1
+    assert not (next(find_runs("runs")).folder / ".lock").exists()
+
+
+def test_a_lock_dies_with_its_process(tmp_path: Path):
+    code = f"""
+import os, sys
+from lrd.runs.lock import run_lock
+from pathlib import Path
+with locked(Path({str(tmp_path / "run")!r})):
+    print("held", flush=True)
+    sys.stdin.readline()
+    os.kill(os.getpid(), 9)
+"""
+    pipes: dict[str, Any] = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with subprocess.Popen([sys.executable, "-c", code], **pipes) as holder:
+        assert holder.stdout and holder.stdout.readline() == "held\n"
+        assert is_locked(tmp_path / "run")
+        with pytest.raises(RunLocked, match=f"process {holder.pid} on"), run_lock(tmp_path / "run"):
+            pass
+        assert is_locked(tmp_path / "run")
+        holder.communicate("\n")
+    assert (tmp_path / "run" / ".lock").exists() and not is_locked(tmp_path / "run")
+    with run_lock(tmp_path / "run"):
+        assert is_locked(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """A small file system of its own, (re)mounted with the given options."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted: list[bool] = []
+
+    def mount(options: str) -> Path:
+        again = "remount," if mounted else ""
+        command = ["mount", "-t", "tmpfs", "-o", again + options, "tmpfs", str(folder)]
+        if subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("mounting a tmpfs needs root")
+        mounted.append(True)
+        return folder
+
+    yield mount
+    if mounted:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_loses_nothing(cli, disk: Callable[[str], Path]):
+    wide = ["train.epochs=3", "model.hidden=[1000]", "train.threads=1"]
+    cli(*wide, "run.dir=peace")
+    place = disk("size=1500k")  # a checkpoint takes 0.9 MB, two at a time do not fit
+    done = cli(*wide, f"run.dir={place}")
+    assert done.status == 1 and done.err.count("\n") == 1
+    assert "No space left on device" in done.err and "run the same command again" in done.err
+    (run,) = find_runs(place)
+    assert torch.load(run.folder / "last.pt", weights_only=True)["progress"]["epoch"] == 1
+    assert not list(run.folder.glob("*.part"))
+    disk("size=10m")
+    assert cli(*wide, f"run.dir={place}").status == 0
+    assert same(next(find_runs(place)), next(find_runs("peace")))
+
+
+def test_a_read_only_folder_is_named_and_a_finished_run_is_found_in_it(
+    cli, disk: Callable[[str], Path]
+):
+    place = disk("size=10m")
+    cli(*QUICK, f"run.dir={place}")
+    disk("ro")
+    done = cli(*QUICK, f"run.dir={place}", "seed=1")
+    assert done.status == 1 and done.err.count("\n") == 1
+    assert "Read-only file system" in done.err and "run.dir" in done.err
+    found = cli(*QUICK, f"run.dir={place}")
+    assert found.status == 0 and "finished already" in found.out

@@ -1,0 +1,387 @@
+"""The loop around a task: order of events, sums, resume, determinism, the data it sees."""
+
+import itertools
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics import MeanMetric, Metric
+
+from lrd import LRDropout
+from lrd.loggers.base import Logger
+from lrd.regularizers import Regularizer
+from lrd.runs.store import TIMES
+from lrd.schedules import Constant, PSchedule, Schedule, Steps
+from lrd.task import Batch, Score, Step, Task, epoch_order
+from lrd.training.builder import compile_forward
+from lrd.training.trainer import Trainer
+
+
+class Regression(Task):
+    """A task that is no classification: two losses, 50 samples, batches of 8."""
+
+    score = Score("test_mse", maximize=False)
+    steps_per_epoch = 7  # type: ignore[assignment]
+
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.x = torch.randn(50, 4, generator=generator)
+        self.y = self.x @ torch.tensor([[1.0], [-2.0], [0.5], [3.0]])
+
+    def model(self) -> nn.Module:
+        return nn.Sequential(nn.Linear(4, 16), nn.Dropout(0.3), nn.ReLU(), nn.Linear(16, 1))
+
+    def train_batches(
+        self, epoch: int, start: int = 0, rank: int = 0, world: int = 1
+    ) -> Iterator[Batch]:
+        for index in epoch_order(50, 0, epoch).split(8)[start:]:
+            yield Batch(self.x[index], self.y[index], index)
+
+    def step(self, model: nn.Module, batch: Batch) -> Step:
+        out = model(batch.inputs)
+        size = sum(p.square().sum() for p in model.parameters()) * torch.tensor(1e-3)
+        close = ((out - batch.targets).abs() < 1).sum()
+        return Step({"mse": F.mse_loss(out, batch.targets), "size": size}, {"close": close})
+
+    def metrics(self) -> dict[str, Metric]:
+        return {"test_mse": MeanMetric()}
+
+    def eval_batches(self, rank: int = 0, world: int = 1) -> Iterator[Batch]:
+        yield Batch(self.x, self.y, torch.arange(50))
+
+    def eval_step(self, model: nn.Module, batch: Batch, metrics: dict[str, Metric]) -> None:
+        assert not model.training and not torch.is_grad_enabled()
+        metrics["test_mse"].update((model(batch.inputs) - batch.targets).square())
+
+
+class Memory(Logger):
+    def __init__(self) -> None:
+        self.lines: list[dict[str, Any]] = []
+        self.steps: list[tuple[int, int]] = []
+
+    def step(self, epoch: int, step: int) -> None:
+        self.steps.append((epoch, step))
+
+    def epoch(self, numbers: dict[str, Any]) -> None:
+        self.lines.append({k: v for k, v in numbers.items() if k not in TIMES})
+
+
+def trainer(
+    epochs: int = 4,
+    schedule: Schedule | None = None,
+    options: dict[str, Any] | None = None,
+    **settings: Any,
+) -> Trainer:
+    task = Regression()
+    torch.manual_seed(5)
+    model = task.model()
+    base = torch.optim.Adam(task.param_groups(model), lr=0.01)
+    settings = {"regularizers": [], "sinks": [Memory()], **settings}
+    return Trainer(
+        task=task,
+        model=model,
+        optimizer=LRDropout(base, p=0.5, seed=5, **(options or {})),
+        schedule=schedule or Constant(),
+        device=torch.device("cpu"),
+        seed=5,
+        epochs=epochs,
+        **settings,
+    )
+
+
+def lines(trainer: Trainer) -> list[dict[str, Any]]:
+    sink = trainer.sinks[0]
+    assert isinstance(sink, Memory)
+    return sink.lines
+
+
+def weights(trainer: Trainer) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
+
+
+def test_it_equals_a_loop_written_by_hand():
+    """The slow twin: plain PyTorch, with the sums taken sample by sample."""
+    ours = trainer(epochs=3, schedule=Steps([0.5], 0.1))
+    ours.run()
+    twin, step = trainer(), 0
+    for epoch in range(3):
+        twin.model.train()
+        losses, sizes, close = [], [], 0
+        for batch in twin.task.train_batches(epoch):
+            from lrd.training.trainer import seed_generators
+
+            seed_generators(torch.device("cpu"), 5, step)
+            twin.optimizer.param_groups[0]["lr"] = 0.01 * (0.1 if step >= round(0.5 * 21) else 1)
+            out = twin.task.step(twin.model, batch)
+            loss = out.losses["mse"] + out.losses["size"]
+            twin.optimizer.zero_grad()
+            loss.backward()
+            twin.optimizer.step()
+            losses.append(loss.item())
+            sizes.append(out.losses["size"].item())
+            close += int(out.stats["close"])
+            step += 1
+        line = lines(ours)[epoch]
+        assert line["train_loss_sum"] == pytest.approx(sum(losses))
+        assert line["train_loss"] == pytest.approx(sum(losses) / 7)
+        assert line["train_size"] == pytest.approx(sum(sizes) / 7)
+        assert line["train_close"] == pytest.approx(close / 50)
+        assert (line["epoch"], line["step"]) == (epoch + 1, step)
+    assert torch.equal(weights(ours), weights(twin))
+    assert lines(ours)[-1]["lr"] == pytest.approx(0.001)
+
+
+def test_the_test_score_is_the_models_in_eval_mode():
+    ours = trainer(epochs=2)
+    ours.run()
+    task, model = ours.task, ours.model.eval()
+    assert isinstance(task, Regression)
+    with torch.no_grad():
+        expected = F.mse_loss(model(task.x), task.y).item()
+    assert lines(ours)[-1]["test_mse"] == pytest.approx(expected)
+
+
+BEYOND = dict(keep=PSchedule(0.3, 0.9, "cosine"), options=dict(granularity="row", rescale=True))
+
+
+@pytest.mark.parametrize("settings", [{}, BEYOND], ids=["paper", "beyond"])
+@pytest.mark.parametrize(
+    ("stop", "max_steps"), [*((s, None) for s in range(1, 15)), (7, 9), (8, 9), (9, 9), (7, 7)]
+)
+def test_a_run_stopped_after_any_step_goes_on_bitwise(
+    stop: int, max_steps: int | None, settings: dict[str, Any], tmp_path: Path
+):
+    settings = {**settings, "max_steps": max_steps}
+    straight = trainer(epochs=2, **settings)
+    straight.run()
+
+    class Stop(Exception):
+        pass
+
+    def safe_point(now: Trainer) -> None:
+        if now.progress.total == stop:
+            torch.save(now.state(), tmp_path / "state.pt")
+            raise Stop
+
+    first = trainer(epochs=2, safe_point=safe_point, **settings)
+    with pytest.raises(Stop):
+        first.run()
+    second = trainer(epochs=2, **settings)
+    second.load(torch.load(tmp_path / "state.pt", weights_only=True))
+    second.run()
+    assert torch.equal(weights(straight), weights(second))
+    assert lines(first) + lines(second) == lines(straight)
+
+
+def test_max_steps_ends_the_run_and_still_evaluates():
+    short = trainer(epochs=4, max_steps=9)
+    short.run()
+    assert [(n["epoch"], n["step"]) for n in lines(short)] == [(1, 7), (2, 9)]
+    whole = trainer(epochs=4)
+    whole.run()
+    assert lines(short)[0] == lines(whole)[0]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_was():
+    broken = trainer(epochs=4)
+
+    def poison(now: Trainer) -> None:
+        if now.progress.total == 16:
+            next(now.model.parameters()).data.fill_(float("nan"))
+
+    broken.safe_point = poison
+    with pytest.raises(FloatingPointError, match="loss is nan in epoch 3.*2 epochs before it"):
+        broken.run()
+    assert [n["epoch"] for n in lines(broken)] == [1, 2]
+
+
+def test_hooks_of_regularizers_see_every_step_in_order():
+    seen: list[tuple[str, int]] = []
+
+    class Spy(Regularizer):
+        def on_batch(self, batch: Batch, step: int) -> Batch:
+            seen.append(("batch", step))
+            return Batch(batch.inputs, torch.zeros_like(batch.targets), batch.index)
+
+        def on_gradients(self, optimizer: torch.optim.Optimizer, step: int) -> None:
+            seen.append(("gradients", step))
+            for group in optimizer.param_groups:
+                for param in group["params"]:
+                    param.grad.zero_()
+
+    spied = trainer(epochs=1, regularizers=[Spy()])
+    before = weights(spied)
+    spied.run()
+    assert seen == [(kind, step) for step in range(7) for kind in ("batch", "gradients")]
+    assert torch.equal(weights(spied), before)
+    assert lines(spied)[0]["train_loss"] != pytest.approx(0, abs=1e-6)
+
+
+def test_a_regularizer_that_does_nothing_changes_nothing():
+    plain, with_one = trainer(epochs=2), trainer(epochs=2, regularizers=[Regularizer()])
+    plain.run()
+    with_one.run()
+    assert lines(plain) == lines(with_one)
+
+
+def test_global_generators_do_not_decide_what_a_run_draws():
+    results = []
+    for seed in (1, 2):
+        ours = trainer(epochs=1)
+        torch.manual_seed(seed)  # as other code in the process might
+        ours.run()
+        results.append(weights(ours))
+    assert torch.equal(*results)
+
+
+def test_sinks_hear_of_every_step():
+    ours = trainer(epochs=2)
+    ours.run()
+    sink = ours.sinks[0]
+    assert isinstance(sink, Memory)
+    assert sink.steps == list(itertools.product((0, 1), range(1, 8)))
+
+
+def test_the_share_kept_is_logged():
+    ours = trainer(epochs=1)
+    ours.run()
+    from lrd.optim.masks import keep_mask
+
+    count = len(weights(ours))
+    assert (
+        lines(ours)[0]["fraction_kept"]
+        == keep_mask(5, 6, 0.5, start=0, count=count).double().mean().item()
+    )
+
+
+@pytest.mark.parametrize("max_steps", [None, 9])
+def test_p_goes_by_its_schedule_over_the_whole_run(max_steps: int | None):
+    """Of 3 epochs of 7 steps, wherever ``max_steps`` ends them; a group's own p stays."""
+    ours, seen = trainer(epochs=3, keep=PSchedule(0.2, 0.8, "linear")), []
+    ours.max_steps = max_steps
+    ours.safe_point = lambda now: seen.append(now.optimizer.p)
+    ours.optimizer.param_groups[0]["p"] = 0.6
+    ours.run()
+    each = [0.2 + 0.6 * step / 21 for step in range(21)][:max_steps]
+    steps = [p for p, before in zip(seen, [None, *seen], strict=False) if p != before]
+    assert steps == pytest.approx(each)
+    assert ours.optimizer.param_groups[0]["p"] == 0.6
+    assert lines(ours)[-1]["fraction_kept"] == pytest.approx(0.6, abs=0.15)
+
+
+def test_a_p_by_schedule_is_that_of_a_loop_by_hand():
+    ours = trainer(epochs=2, keep=PSchedule(0.2, 0.8, "cosine"))
+    ours.run()
+    twin = trainer(epochs=2)
+    ps = iter([0.2 + 0.6 * (1 - math.cos(math.pi * step / 14)) / 2 for step in range(14)])
+    twin.optimizer.register_step_pre_hook(lambda lrd, *_: setattr(lrd, "p", next(ps)))
+    twin.run()
+    assert torch.equal(weights(ours), weights(twin))
+    assert lines(ours) == lines(twin)
+
+
+def test_a_compiled_model_is_compiled_for_whole_batches_alone():
+    """Not for the last batch of an epoch, which is smaller, nor for evaluation."""
+    shapes: list[torch.Size] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
+        seen = [t.shape for t in inputs if t.dim() == 2 and t.shape[1] == 4]
+        shapes.extend(shape for shape in seen if shape != (16, 4))  # but the first layer's weight
+        return graph.forward
+
+    ours = trainer(epochs=2, batch_size=8, compiled=True)
+    compile_forward(ours.model, backend=backend)
+    ours.run()
+    assert [n["epoch"] for n in lines(ours)] == [1, 2]
+    assert shapes == [torch.Size([8, 4])]
+
+
+class Careful(Regression):
+    """Evaluates once more after the last epoch, several scores at once, and draws."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.evaluated: list[str] = []
+
+    def eval_step(self, model: nn.Module, batch: Batch, metrics: dict[str, Metric]) -> None:
+        self.evaluated.append("each")
+        super().eval_step(model, batch, metrics)
+
+    def final_metrics(self) -> dict[str, Metric]:
+        return {"whatever": Several()}
+
+    def final_step(self, model: nn.Module, batch: Batch, metrics: dict[str, Metric]) -> None:
+        assert not model.training and not torch.is_grad_enabled()
+        self.evaluated.append("final")
+        metrics["whatever"].update(model(batch.inputs) - batch.targets)
+
+    def pictures(self, model: nn.Module) -> dict[str, Tensor]:
+        assert not model.training and not torch.is_grad_enabled()
+        return {"one": torch.zeros(3, 2, 2, dtype=torch.uint8)}
+
+
+class Several(MeanMetric):
+    def update(self, value: Tensor) -> None:  # type: ignore[override]
+        super().update(value.abs())
+
+    def compute(self) -> dict[str, Tensor]:  # type: ignore[override]
+        return {"test_mae": super().compute(), "test_count": self.weight}
+
+
+def careful(epochs: int = 5, **settings: Any) -> tuple[Trainer, Careful, list[int]]:
+    task, drawn = Careful(), []
+    made = trainer(epochs, **settings)
+
+    class Album(Memory):
+        def pictures(self, epoch: int, pictures: dict[str, Any]) -> None:
+            assert pictures.keys() == {"one"}
+            drawn.append(epoch)
+
+    fields = vars(made).keys() & Trainer.__dataclass_fields__.keys()
+    given = {name: getattr(made, name) for name in fields} | {"task": task, "sinks": [Album()]}
+    return Trainer(**given), task, drawn
+
+
+@pytest.mark.parametrize("max_steps", [None, 30])
+def test_after_the_last_epoch_the_task_is_scored_once_more_and_carefully(max_steps: int | None):
+    ours, task, _ = careful(max_steps=max_steps)
+    ours.run()
+    assert task.evaluated == ["each"] * 5 + ["final"]
+    off = (ours.model(task.x) - task.y).abs().mean().item()
+    last = lines(ours)[-1]
+    assert (last["test_mae"], last["test_count"]) == (pytest.approx(off), 50)
+    assert all("test_mae" not in line for line in lines(ours)[:-1])
+
+
+def test_evaluation_and_pictures_every_few_epochs_and_after_the_last_one():
+    ours, task, drawn = careful(eval_every=2, pictures_every=3)
+    ours.run()
+    assert [n["epoch"] for n in lines(ours) if "test_mse" in n] == [2, 4, 5]
+    assert task.evaluated == ["each"] * 3 + ["final"] and drawn == [3, 5]
+    whole, _, none = careful()
+    whole.run()
+    assert none == [] and torch.equal(weights(ours), weights(whole))
+    assert lines(whole)[-1] == lines(ours)[-1]
+
+
+def test_the_share_of_time_spent_waiting_for_data_is_logged():
+    class Slow(Regression):
+        def train_batches(self, *args: Any, **kwargs: Any) -> Iterator[Batch]:
+            for batch in super().train_batches(*args, **kwargs):
+                time.sleep(0.05)
+                yield batch
+
+    shares = []
+    for task in (Slow(), Regression()):
+        made = trainer(epochs=1)
+        made.task, told = task, []
+        made.sinks[0].epoch = told.append  # type: ignore[method-assign]
+        made.run()
+        shares.append(told[0]["data_wait"])
+    assert 0.5 < shares[0] <= 1 and 0 <= shares[1] < shares[0]
