@@ -43,7 +43,7 @@ def one(cfg: DictConfig) -> float | None:
 
         if sweep:
             print(f"\n[{now.job.num}] {cell}")
-        run = runner.execute(config, choices(now.runtime.choices), print)
+        run = runner.execute(config, choices(now.runtime.choices))
         tell(run, sweep)
         return run.final
     except ValueError as error:
@@ -74,7 +74,7 @@ def _log(config: Config | None) -> str:
 
 def tell(run: Run, sweep: bool) -> None:
     """The last lines of a run: the score, the place and, outside a sweep, what to do next."""
-    score, final, best = (run.record[k] for k in ("score", "final", "best"))
+    score, final, best = (run.metadata[k] for k in ("score", "final", "best"))
     unit = f" {score['unit']}" if score["unit"] else ""
     part = score["name"].partition("_")[0]
     caution = f"; chosen on the {part} set, so optimistic" if part in ("test", "val") else ""
@@ -84,7 +84,7 @@ def tell(run: Run, sweep: bool) -> None:
     )
     print(f"run: {run.folder}")
     if not sweep:
-        lrd = run.record["config"]["lrd"]
+        lrd = run.metadata["config"]["lrd"]
         with_lrd = lrd["p"] < 1 or lrd.get("schedule", "constant") != "constant"
         other = "lrd.p=1 (without LRD)" if with_lrd else "lrd.p=0.5 (with LRD)"
         print(f"next: the same command with {other}, with seed=1 and on; then every optimizer:")

@@ -96,7 +96,7 @@ def listed(root: str | Path) -> list[Listed]:
     runs |= {run.folder: run for run in find_runs(root)}
     over = {path for path, run in runs.items() if run.status == "finished"}
     ids = {
-        path: run.record.get("job") or "" if path in over or path not in last else last[path].id
+        path: run.metadata.get("job") or "" if path in over or path not in last else last[path].id
         for path, run in runs.items()
     }
     words = states({ids[path] for path in runs if path not in over} - {""}) or {}

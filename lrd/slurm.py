@@ -128,7 +128,7 @@ class Slurm(Elsewhere):
 def _noted(job: Any, cell: Cell) -> Job:
     """A job as the list of jobs has it."""
     folder = cell.run.folder.relative_to(cell.config.run.dir)
-    return Job(job.job_id, str(folder), {"choices": cell.choices, **cell.run.record})
+    return Job(job.job_id, str(folder), {"choices": cell.choices, **cell.run.metadata})
 
 
 def _result(job: Any) -> Outcome:

@@ -12,16 +12,13 @@ from typing import Any
 import torch
 from torch import nn
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from lrd.config.compose import compose, to_config  # noqa: E402
 from lrd.loggers.base import Logger  # noqa: E402
 from lrd.runs.signals import Interrupted  # noqa: E402
-from lrd.training import (
-    builder,
-    runner,  # noqa: E402
-)
+from lrd.training import builder, runner  # noqa: E402
 from lrd.training.distributed import DistributedContext, init_distributed  # noqa: E402
 from lrd.training.trainer import Trainer  # noqa: E402
 
@@ -48,18 +45,18 @@ class Trace(Logger):
     def __init__(self, model: nn.Module) -> None:
         self.model, self.steps, self.epochs = model, [], []
 
-    def step(self, epoch: int, step: int) -> None:
+    def on_step(self, epoch: int, step: int) -> None:
         flat = [p.detach().flatten() for p in self.model.parameters()]
         self.steps.append(torch.cat(flat))
 
-    def epoch(self, numbers: dict[str, Any]) -> None:
+    def on_epoch(self, numbers: dict[str, Any]) -> None:
         self.epochs.append(numbers)
 
 
 def made(overrides: list[str], ranks: DistributedContext) -> Trainer:
     config = to_config(compose(overrides))
-    built, _ = builder.build(config, None, ranks)
-    trainer, _ = builder.build_trainer(config, built)
+    parts = builder.build(config, None, ranks)
+    trainer, _ = builder.build_trainer(config, parts, None, ranks)
     for module in trainer.model.modules():
         if isinstance(module, nn.BatchNorm2d):  # it alone would tell a share from the whole batch
             module.eval().train = lambda mode=True, module=module: module
@@ -69,8 +66,8 @@ def made(overrides: list[str], ranks: DistributedContext) -> Trainer:
 def trained(overrides: list[str], ranks: DistributedContext) -> dict[str, Any]:
     trainer = made(overrides, ranks)
     trace = Trace(trainer.model)
-    trace.step(0, 0)
-    trainer.sinks = [trace]
+    trace.on_step(0, 0)
+    trainer.loggers = [trace]
     trainer.run()
     return {"steps": torch.stack(trace.steps), "epochs": trace.epochs}
 
@@ -78,28 +75,26 @@ def trained(overrides: list[str], ranks: DistributedContext) -> dict[str, Any]:
 def stopped(folder: Path, ranks: DistributedContext, step: int) -> None:
     """Begin a run whose last rank alone is asked to stop, after ``step`` steps."""
     config = to_config(compose([*TRAINED["adam"], f"run.dir={folder}"]))
-    original = runner._Session._safe_point
+    original = runner._RunSession._on_step_end
 
     def asked(self: Any, trainer: Trainer) -> None:
-        if trainer.progress.total == step and ranks.rank == ranks.world - 1:
-            self.requests.received = 10
+        if trainer.state.total == step and ranks.rank == ranks.world - 1:
+            self.signals.signal = 10
         original(self, trainer)
 
-    runner._Session._safe_point = asked
+    runner._RunSession._on_step_end = asked
     try:
-        runner.execute(config, {}, lambda line: None)
+        runner.execute(config, {})
         raise AssertionError("was not stopped")
     except Interrupted:
         pass
     finally:
-        runner._Session._safe_point = original
+        runner._RunSession._on_step_end = original
 
 
 def whole(folder: Path) -> None:
     """Do a run, or go on with it."""
-    runner.execute(
-        to_config(compose([*TRAINED["adam"], f"run.dir={folder}"])), {}, lambda line: None
-    )
+    runner.execute(to_config(compose([*TRAINED["adam"], f"run.dir={folder}"])), {})
 
 
 def main(out: Path, *asked: str) -> None:

@@ -23,9 +23,9 @@ from lrd.training.distributed import (
     init_distributed,
     shutdown_distributed,
 )
-from tests.ranks_worker import SLOW, TRAINED
+from tests.helpers.ranks_worker import SLOW, TRAINED
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 QUIET = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
 Found = dict[tuple[int, int], dict[str, Any]]
 
@@ -127,7 +127,7 @@ def comparable(path: Path) -> Any:
 @pytest.mark.parametrize(("folder", "world"), [("fewer", 1), ("more", 3)])
 def test_a_run_goes_on_with_another_number_of_ranks(out: Path, folder: str, world: int):
     (run,) = find_runs(out / folder)
-    assert run.status == "finished" and run.record["ranks"] == world
+    assert run.status == "finished" and run.metadata["ranks"] == world
     expected = comparable(next((out / "whole1").rglob("metrics.jsonl")))
     numbers = comparable(run.folder / "metrics.jsonl")
     assert [line.keys() for line in numbers] == [line.keys() for line in expected]
@@ -216,17 +216,17 @@ def test_one_process_by_itself_changes_and_asks_nothing(monkeypatch: pytest.Monk
     monkeypatch.setattr(distributed.distributed, "all_reduce", None)
     model, step = nn.Linear(2, 2), Step({"loss": torch.ones(())}, {})
     batch = Batch(None, None, torch.arange(3))
-    assert SINGLE_PROCESS.wrap(model) is model and SINGLE_PROCESS.weigh(step, batch) is step
-    assert SINGLE_PROCESS.synchronise(model, torch.device("cuda")) is model
-    assert list(SINGLE_PROCESS.in_step([1, 2])) == [1, 2] and SINGLE_PROCESS.largest(3) == 3
-    assert SINGLE_PROCESS.largest(None) is None and SINGLE_PROCESS.counted(batch) == 3
-    assert not SINGLE_PROCESS.lost(RuntimeError("gloo"))
+    assert SINGLE_PROCESS.wrap(model) is model and SINGLE_PROCESS.scale_losses(step, batch) is step
+    assert SINGLE_PROCESS.convert_sync_batchnorm(model, torch.device("cuda")) is model
+    assert list(SINGLE_PROCESS.lockstep([1, 2])) == [1, 2] and SINGLE_PROCESS.all_reduce_max(3) == 3
+    assert SINGLE_PROCESS.all_reduce_max(None) is None and SINGLE_PROCESS.num_counted(batch) == 3
+    assert not SINGLE_PROCESS.is_peer_lost(RuntimeError("gloo"))
 
 
 def test_batch_norm_of_several_gpus_is_over_the_whole_batch():
     """torch has none for CPUs, where each rank's share stands for itself."""
     for device, kind in (("cuda", nn.SyncBatchNorm), ("cpu", nn.BatchNorm2d)):
-        model = DistributedContext(0, 2).synchronise(
+        model = DistributedContext(0, 2).convert_sync_batchnorm(
             nn.Sequential(nn.BatchNorm2d(3)), torch.device(device)
         )
         assert type(model[0]) is kind  # type: ignore[index]

@@ -22,8 +22,8 @@ from lrd.task import Batch
 from lrd.training import builder
 from lrd.training.trainer import Trainer
 from tasks.images import Digits
-from tests.test_masks import python_bits
-from tests.test_train import Memory, lines, weights
+from tests.unit.optim.test_masks import python_bits
+from tests.unit.training.test_trainer import Memory, lines, weights
 
 KINDS = ("sd", "nl", "ng", "dg")
 ZERO = {
@@ -38,8 +38,8 @@ SMALL = ("model.hidden=[24]", "train.epochs=2", "train.threads=1", "eval.picture
 def made(*overrides: str) -> Trainer:
     """A Trainer on the digits, as run.py builds it."""
     config = to_config(compose([*SMALL, *overrides]))
-    trainer, _ = builder.build_trainer(config, builder.build(config)[0])
-    trainer.sinks = [Memory()]
+    trainer, _ = builder.build_trainer(config, builder.build(config))
+    trainer.loggers = [Memory()]
     return trainer
 
 
@@ -88,7 +88,7 @@ def test_nothing_else_that_is_random_changes(kind: str, monkeypatch: pytest.Monk
                 assert moved.any() and not (moved & ~mask).any()
                 seen.append(weights(now))
 
-        trainer.task.step, trainer.safe_point = spy, safe_point  # type: ignore[method-assign]
+        trainer.task.step, trainer.on_step_end = spy, safe_point  # type: ignore[method-assign]
         trainer.run()
         assert len(seen) == 25
         return start, batches
@@ -112,7 +112,7 @@ def test_a_run_with_all_of_them_and_lrd_resumes_bitwise(stop: int, tmp_path: Pat
             raise Stop
 
     first = made(*everything)
-    first.safe_point = safe_point
+    first.on_step_end = safe_point
     with pytest.raises(Stop):
         first.run()
     second = made(*everything)

@@ -17,7 +17,7 @@ from lrd.optim import kernels
 from lrd.rng import fold_key
 from lrd.training.builder import compile_forward
 from lrd.unit_dropout import UnitDropout, drop_units, unit_keys
-from tests.test_masks import python_bits
+from tests.unit.optim.test_masks import python_bits
 
 
 def kept(p: float, units: int, index: Tensor, seed: int = 0, step: int = 0, place: int = 0):

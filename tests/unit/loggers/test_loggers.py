@@ -15,7 +15,7 @@ from PIL import Image
 from lrd.loggers.console import ConsoleLogger
 from lrd.loggers.images import ImageLogger
 from lrd.loggers.jsonl import JSONLLogger
-from tests.finished_runs import numbers
+from tests.helpers.finished_runs import numbers
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -24,21 +24,21 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 def written(path: Path, epochs: int) -> Path:
-    sink = JSONLLogger(path)
+    logger = JSONLLogger(path)
     for epoch in range(1, epochs + 1):
-        sink.epoch(numbers(epoch))
-    sink.close({})
+        logger.on_epoch(numbers(epoch))
+    logger.close({})
     return path
 
 
 def test_json_lines_have_each_epoch_on_disk_as_soon_as_it_ended(tmp_path: Path):
     path = tmp_path / "metrics.jsonl"
-    sink = JSONLLogger(path)
+    logger = JSONLLogger(path)
     for epoch in (1, 2, 3):
-        sink.step(epoch - 1, 10)
-        sink.epoch(numbers(epoch))
+        logger.on_step(epoch - 1, 10)
+        logger.on_epoch(numbers(epoch))
         assert lines(path) == [numbers(e) for e in range(1, epoch + 1)]
-    sink.close({"status": "finished"})
+    logger.close({"status": "finished"})
     assert lines(path) == [numbers(e) for e in (1, 2, 3)]
 
 
@@ -46,11 +46,11 @@ def test_json_lines_opened_again_go_on_behind_the_epochs_that_count(tmp_path: Pa
     path = written(tmp_path / "metrics.jsonl", 5)
     with path.open("ab") as file:
         file.write(b'{"epoch": 6, "tra')  # killed in the middle of a line
-    sink = JSONLLogger(path, epochs=3)
+    logger = JSONLLogger(path, epochs=3)
     assert lines(path) == [numbers(e) for e in (1, 2, 3)]
-    sink.epoch(numbers(4, seed=1))
+    logger.on_epoch(numbers(4, seed=1))
     assert lines(path) == [*(numbers(e) for e in (1, 2, 3)), numbers(4, seed=1)]
-    sink.close({})
+    logger.close({})
     JSONLLogger(path, epochs=4).close({})
     assert len(lines(path)) == 4
     JSONLLogger(path).close({})
@@ -84,8 +84,10 @@ def watch(out: io.StringIO) -> list[str]:
     console, seen = ConsoleLogger(2, 3, out), []
     for epoch in (0, 1):
         for step in (1, 2, 3):
-            console.step(epoch, step)
-        console.epoch({**numbers(epoch + 1), "test_loss": 0.5, "val_miou": 40.0, "val_map": 60.0})
+            console.on_step(epoch, step)
+        console.on_epoch(
+            {**numbers(epoch + 1), "test_loss": 0.5, "val_miou": 40.0, "val_map": 60.0}
+        )
         seen.append(out.getvalue())
     console.close({"status": "finished"})
     return [*seen, out.getvalue()]
@@ -101,7 +103,7 @@ def test_without_a_terminal_there_is_one_line_per_epoch_at_its_end():
 
 
 def test_lines_go_to_what_is_standard_output_at_the_time(capsys: pytest.CaptureFixture[str]):
-    ConsoleLogger(2, 3).epoch(numbers(1))
+    ConsoleLogger(2, 3).on_epoch(numbers(1))
     assert capsys.readouterr().out.startswith("epoch 1/2  train loss 0.3")
 
 
@@ -119,16 +121,16 @@ def test_a_bar_of_a_resumed_run_starts_where_the_run_goes_on(monkeypatch: pytest
     monkeypatch.setattr(tqdm.std, "time", lambda: float(next(clock)))
     out = Terminal()
     console = ConsoleLogger(5, 10, out)
-    console.step(3, 4)
+    console.on_step(3, 4)
     assert "34/50" in out.getvalue()
     console.close({})
 
 
 def test_pictures_are_files_by_name_and_epoch(tmp_path: Path):
-    sink = ImageLogger(tmp_path)
+    logger = ImageLogger(tmp_path)
     picture = torch.randint(0, 256, (3, 5, 7), dtype=torch.uint8)
-    sink.pictures(12, {"2007_000033": picture, "b": picture[:, :2]})
-    sink.pictures(12, {"b": picture[:, :3]})  # as a resumed run may
+    logger.on_images(12, {"2007_000033": picture, "b": picture[:, :2]})
+    logger.on_images(12, {"b": picture[:, :3]})  # as a resumed run may
     found = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.*"))
     assert found == ["pictures/2007_000033/epoch0012.png", "pictures/b/epoch0012.png"]
     with Image.open(tmp_path / found[0]) as image:

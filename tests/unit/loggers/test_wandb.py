@@ -17,18 +17,17 @@ import torch
 import wandb
 from PIL import Image
 
-from lrd.config.schema import Wandb as Settings
-from lrd.loggers import wandb
+from lrd.config.schema import WandbSettings as Settings
 from lrd.loggers.base import Logger
 from lrd.loggers.images import ImageLogger
 from lrd.loggers.jsonl import JSONLLogger
 from lrd.loggers.wandb import WandbLogger
 from lrd.training import runner
-from tests.finished_runs import configured, numbers
-from tests.wandb_file import WandbFile, contained, files
-from tests.wandb_server import Server, serving
+from tests.helpers.finished_runs import configured, numbers
+from tests.helpers.wandb_file import WandbFile, contained, files
+from tests.helpers.wandb_server import Server, serving
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 ID = "0123456789ab-seed0"
 
 
@@ -88,11 +87,11 @@ def start(runs: Path, seed: int = 0, **settings: Any) -> tuple[WandbLogger, Path
 
 def mirror(runs: Path, seed: int = 0, status: str = "finished", **settings: Any) -> Path:
     """The folder of a run of two epochs."""
-    sink, folder = start(runs, seed, **settings)
+    logger, folder = start(runs, seed, **settings)
     for epoch in (1, 2):
-        sink.step(epoch - 1, 10)
-        sink.epoch(numbers(epoch, seed))
-    sink.close({"status": status, "final": {"value": 92.5, "epoch": 2}})
+        logger.on_step(epoch - 1, 10)
+        logger.on_epoch(numbers(epoch, seed))
+    logger.close({"status": status, "final": {"value": 92.5, "epoch": 2}})
     return folder
 
 
@@ -100,14 +99,14 @@ def train(runs: Path, after: int, to: int, status: str = "finished", mode: str =
     """A run that goes on after an epoch, as the session has it, and ends with another."""
     folder = place(runs)
     lines = JSONLLogger(folder / "metrics.jsonl", after)
-    sinks: list[Logger] = [lines, ImageLogger(folder), WandbLogger(record(mode=mode), folder)]
+    loggers: list[Logger] = [lines, ImageLogger(folder), WandbLogger(record(mode=mode), folder)]
     for epoch in range(after + 1, to + 1):
-        for sink in sinks:
+        for logger in loggers:
             if epoch % 2:
-                sink.pictures(epoch, {"cat": torch.full((3, 4, 6), epoch, dtype=torch.uint8)})
-            sink.epoch(numbers(epoch))
-    for sink in sinks:
-        sink.close({"status": status})
+                logger.on_images(epoch, {"cat": torch.full((3, 4, 6), epoch, dtype=torch.uint8)})
+            logger.on_epoch(numbers(epoch))
+    for logger in loggers:
+        logger.close({"status": status})
     return folder
 
 
@@ -187,10 +186,10 @@ def test_two_runs_in_one_process_stay_apart_in_wandb(runs: Path):
 
 
 def test_wandb_has_the_pictures_beside_the_epochs_numbers(runs: Path):
-    sink, folder = start(runs)
-    sink.pictures(3, {"cat": torch.full((3, 4, 6), 9, dtype=torch.uint8)})
-    sink.epoch(numbers(3))
-    sink.close({"status": "finished"})
+    logger, folder = start(runs)
+    logger.on_images(3, {"cat": torch.full((3, 4, 6), 9, dtype=torch.uint8)})
+    logger.on_epoch(numbers(3))
+    logger.close({"status": "finished"})
     (line,) = read(folder).history
     assert plain([line]) == [numbers(3)] and line["_step"] == 3
     (file,) = folder.rglob("*.png")
@@ -245,11 +244,11 @@ def test_an_online_run_is_gone_on_with_and_what_was_not_sent_is_sent_later(
 def unreachable(runs: Path) -> None:
     """It is said once, and the run is kept."""
     with pytest.warns(RuntimeWarning) as seen:
-        sink, folder = start(runs, mode="online")
-        sink.epoch(numbers(1))
-        sink.close({"status": "finished"})
+        logger, folder = start(runs, mode="online")
+        logger.on_epoch(numbers(1))
+        logger.close({"status": "finished"})
     (text,) = [str(warning.message) for warning in seen]
-    assert f"kept offline, for `wandb sync {folder}/wandb`: " in text and "\n" not in text
+    assert f"logs offline, for `wandb sync {folder}/wandb`: " in text and "\n" not in text
     (run,) = [file for file in files(folder) if file.history]
     whole(run.history, 1)
     assert list(folder.glob("wandb/offline-run-*"))
@@ -258,7 +257,7 @@ def unreachable(runs: Path) -> None:
 def test_a_dead_network_is_one_warning_and_the_run_is_kept_offline(
     runs: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setitem(wandb.LIMITS, "init_timeout", 0.5)
+    monkeypatch.setitem(wandb_logger.LIMITS, "init_timeout", 0.5)
     monkeypatch.setattr(wandb, "login", lambda timeout: True)  # which gives up after 10 s
     unreachable(runs)
 
@@ -282,14 +281,14 @@ def test_no_key_is_one_warning_and_the_run_is_kept_offline(
 def test_a_network_that_dies_meanwhile_is_one_warning_and_the_file_is_whole(
     runs: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setitem(wandb.LIMITS, "finish_timeout", 1.0)
+    monkeypatch.setitem(wandb_logger.LIMITS, "finish_timeout", 1.0)
     with serving() as server:
         monkeypatch.setenv("WANDB_BASE_URL", server.url)
-        sink, folder = start(runs, mode="online")
-        sink.epoch(numbers(1))
-    sink.epoch(numbers(2))
-    with pytest.warns(RuntimeWarning, match="wandb is off for this run: Timed out") as seen:
-        sink.close({"status": "finished"})
+        logger, folder = start(runs, mode="online")
+        logger.on_epoch(numbers(1))
+    logger.on_epoch(numbers(2))
+    with pytest.warns(RuntimeWarning, match="wandb is disabled for this run: Timed out") as seen:
+        logger.close({"status": "finished"})
     assert len(seen) == 1
     whole(read(folder).history, 2)
 
@@ -305,14 +304,14 @@ def test_a_killed_service_is_one_warning_and_the_next_run_has_another(
             started.append(self)
 
     monkeypatch.setattr(subprocess, "Popen", Kept)
-    sink, _ = start(runs, seed=0)
+    logger, _ = start(runs, seed=0)
     (service,) = [process for process in started if "wandb-core" in str(process.args)]
     service.kill()
     service.wait()
-    with pytest.warns(RuntimeWarning, match="wandb is off for this run") as seen:
+    with pytest.warns(RuntimeWarning, match="wandb is disabled for this run") as seen:
         for epoch in (1, 2, 3):
-            sink.epoch(numbers(epoch))
-        sink.close({"status": "finished"})
+            logger.on_epoch(numbers(epoch))
+        logger.close({"status": "finished"})
     assert len(seen) == 1
     second = read(mirror(runs, seed=1))
     assert plain(second.history) == [numbers(1, 1), numbers(2, 1)]
@@ -352,7 +351,7 @@ def test_a_run_without_wandb_does_not_load_it(
     monkeypatch.setitem(sys.modules, "wandb", None)  # whoever imports it fails
     short = ("train.epochs=1", "train.max_steps=1", "lrd.implementation=reference")
     assert cli(*short).status == 0
-    with pytest.warns(RuntimeWarning, match="wandb is off for this run"):
+    with pytest.warns(RuntimeWarning, match="wandb is disabled for this run"):
         assert cli(*short, "seed=1", "wandb.mode=offline").status == 0
 
 
@@ -363,11 +362,11 @@ def fail(*args: Any, **kwargs: Any) -> None:
 def test_a_run_after_one_whose_wandb_failed_stays_apart_from_it(
     runs: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    sink, _ = start(runs, seed=0)
-    monkeypatch.setattr(sink.run, "log", fail)
+    logger, _ = start(runs, seed=0)
+    monkeypatch.setattr(logger.run, "log", fail)
     with pytest.warns(RuntimeWarning, match="disk is full"):
-        sink.epoch(numbers(1))
-    sink.close({"status": "finished"})
+        logger.on_epoch(numbers(1))
+    logger.close({"status": "finished"})
     second = read(mirror(runs, seed=1))
     assert second.run.run_id == "0123456789ab-seed1"
     assert plain(second.history) == [numbers(1, 1), numbers(2, 1)]
@@ -407,11 +406,11 @@ def test_whatever_fails_in_wandb_is_one_warning_and_nothing_more(
     monkeypatch.setattr(wandb, "init", fail if where == "init" else lambda **settings: broken)
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
-        sink, _ = start(runs)
+        logger, _ = start(runs)
         for epoch in (1, 2, 3):
-            sink.epoch(numbers(epoch))
-        sink.close({"status": "finished"})
-    text = "wandb is off for this run: the disk is full"
+            logger.on_epoch(numbers(epoch))
+        logger.close({"status": "finished"})
+    text = "wandb is disabled for this run: the disk is full"
     assert [(w.category, str(w.message)) for w in seen] == [(RuntimeWarning, text)]
     assert broken.after == 0 and broken.failed == (where != "init")
 
@@ -421,8 +420,8 @@ def test_an_experiment_that_finds_a_run_done_is_one_of_its_tags(runs: Path):
     for name in ("quickstart", "lr_control", "lr_control"):
         found = configured(runs, "model.hidden=[4]", "train.epochs=1")
         found.wandb = Settings(mode="offline")
-        run = runner.execute(found, {"experiment": name}, lambda line: None)
-    assert run.record["experiments"] == ["quickstart", "lr_control"]
+        run = runner.execute(found, {"experiment": name})
+    assert run.metadata["experiments"] == ["quickstart", "lr_control"]
     (there,) = files(run.folder)
     assert set(there.run.tags) == {"quickstart", "lr_control"}
     assert [line["epoch"] for line in there.history] == [1] and there.exit_code == 0

@@ -131,18 +131,18 @@ def test_a_layer_goes_on_with_its_moments_while_it_is_dropped():
         before = param.detach().clone()
 
 
-def parts(*overrides: str) -> dict[str, Any]:
-    return builder.build(to_config(compose(overrides)))[0]
+def parts(*overrides: str) -> builder.Components:
+    return builder.build(to_config(compose(overrides)))
 
 
 def test_settings_reach_the_optimizer_and_the_loop():
     built = parts("lrd.granularity=row", "lrd.rescale=true", "lrd.schedule=cosine", "lrd.p_end=0.8")
-    assert (built["optimizer"].granularity, built["optimizer"].rescale) == ("row", True)
-    keep = built["keep"]
+    assert (built.optimizer.granularity, built.optimizer.rescale) == ("row", True)
+    keep = built.p_schedule
     assert (keep.p, keep.p_end, keep.schedule) == (0.5, 0.8, "cosine")
     paper = parts()
-    assert (paper["optimizer"].granularity, paper["optimizer"].rescale) == ("element", False)
-    assert {paper["keep"](step, 10) for step in range(10)} == {0.5}
+    assert (paper.optimizer.granularity, paper.optimizer.rescale) == ("element", False)
+    assert {paper.p_schedule(step, 10) for step in range(10)} == {0.5}
 
 
 def test_a_run_whose_p_falls_from_one_gets_a_step_that_can_drop(monkeypatch: pytest.MonkeyPatch):
@@ -152,24 +152,26 @@ def test_a_run_whose_p_falls_from_one_gets_a_step_that_can_drop(monkeypatch: pyt
     falls = ["lrd.p=1", "lrd.schedule=linear", "lrd.p_end=0.5"]
     for settings, implementation in ((falls, "single_pass"), (["lrd.p=1"], "generic")):
         config = to_config(compose(["model.hidden=[8]", *settings]))
-        assert builder.build_trainer(config, builder.build(config)[0])[1] == implementation
+        assert builder.build_trainer(config, builder.build(config))[1] == implementation
 
 
-def test_the_single_pass_is_refused_by_name_and_auto_does_without(monkeypatch: pytest.MonkeyPatch):
+def test_the_single_pass_is_rejected_by_name_and_auto_does_without(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
     text = (
         r"^lrd.implementation=single_pass must have granularity=element .*got tensor: use generic"
     )
     with pytest.raises(ValueError, match=text):
         parts("lrd.granularity=tensor", "lrd.implementation=single_pass")
     monkeypatch.setitem(kernels.COMPILE_THRESHOLD, "cpu", 1)
-    said: list[str] = []
+    caplog.set_level("INFO", "lrd")
     for wanted in ("auto", "generic"):
         (param,) = zeros((10, 10))
         lrd = LRDropout(torch.optim.Adam([param]), granularity="row")
-        assert select_implementation(lrd, wanted, None, 100, said.append) == "generic"
+        assert select_implementation(lrd, wanted, None, 100) == "generic"
         param.grad = torch.ones_like(param)
         lrd.step()
-        assert lrd.path == "generic" and not said
+        assert lrd.path == "generic" and not caplog.messages
 
 
 def test_a_state_of_rows_is_not_for_a_single_pass():

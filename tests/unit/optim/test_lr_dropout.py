@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from lrd import LRDropout
 from lrd.optim.masks import keep_mask
 from lrd.rmsprop import RMSpropDecayInMoment
-from tests.lrd_options import OPTIONS
+from tests.helpers.lrd_options import OPTIONS
 
 P, SEED = 0.6, 3
 Make = Callable[[list[Tensor]], Optimizer]

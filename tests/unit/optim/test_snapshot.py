@@ -14,11 +14,23 @@ from lrd.optim import flat_params, kernels
 from lrd.optim.masks import keep_mask
 from lrd.optim.reference import ReferenceSnapshot, Span
 from lrd.optim.snapshot import MIN_ELEMENTS, ElementSnapshot, GroupedSnapshot
-from tests.lrd_options import OPTIONS
+from tests.helpers.lrd_options import OPTIONS
 
 P, SEED, STEP = 0.6, 5, 9
 # Around every edge: a row, the packing of small ones, a chunk; nothing, and one element.
-COUNTS = [1, 255, 256, 257, MIN_ELEMENTS - 1, MIN_ELEMENTS, MIN_ELEMENTS + 300, 0, 3 * 256, 1 << 18, (1 << 18) + 777]
+COUNTS = [
+    1,
+    255,
+    256,
+    257,
+    MIN_ELEMENTS - 1,
+    MIN_ELEMENTS,
+    MIN_ELEMENTS + 300,
+    0,
+    3 * 256,
+    1 << 18,
+    (1 << 18) + 777,
+]
 MODES = [
     False,
     pytest.param(
@@ -90,7 +102,7 @@ def test_neighbours_in_a_flat_buffer_are_one(compile: bool):
     flat_params.flatten_parameters([{"params": params}], gradients=False)
     views = [p.detach() for p in params]
     snapshot = ElementSnapshot(spans(views))
-    assert len(snapshot.groups) == 1 and len(snapshot.groups[0].blocks) == 2  # rows, and the rest
+    assert len(snapshot.groups) == 1 and len(snapshot.groups[0].chunks) == 2  # rows, and the rest
     check(views, compile)
 
 

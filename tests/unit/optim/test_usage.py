@@ -152,7 +152,7 @@ def test_state_dicts_go_between_an_lrdropout_and_its_base():
 def test_a_fresh_process_goes_on_bitwise(tmp_path):
     code = """
 import sys, torch
-from tests.test_optim_use import LRDropout, problem, train, weights
+from tests.unit.optim.test_usage import LRDropout, problem, train, weights
 model, x = problem()
 lrd = LRDropout(torch.optim.Adam(model.parameters()), seed=4)
 if sys.argv[1] == "second":

@@ -4,10 +4,17 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from tabular import OPTIMIZERS
 
 from lrd.runs import labels
-from tests.finished_runs import configured
+from tests.helpers.finished_runs import configured
+
+OPTIMIZERS = {
+    "sgdm": "SGDM",
+    "rmsprop": "RMSprop",
+    "adam": "Adam",
+    "amsgrad": "AMSGrad",
+    "radam": "RAdam",
+}
 
 
 @pytest.mark.parametrize("arm", ["base", "lrd", "sd", "nl", "ng", "dg", "lrd_sd", "lrd_ng"])

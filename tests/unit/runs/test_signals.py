@@ -40,4 +40,4 @@ def test_only_a_second_interrupt_ends_at_once(sent: list[int], at_once: bool):
                 os.kill(os.getpid(), sent[-1])
         else:
             os.kill(os.getpid(), sent[-1])
-            assert requests.received == sent[-1]
+            assert requests.signal == sent[-1]

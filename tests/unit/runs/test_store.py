@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
 from lrd.config.compose import compose, to_config
 from lrd.config.fingerprint import fingerprint, identity
-from lrd.runs.store import Run, find_runs, open_run, summarize
+from lrd.runs.store import Run, RunStore, find_runs, summarize
 
 
 def mark(*overrides: str) -> str:
@@ -87,7 +88,7 @@ def test_scale_is_the_epochs_it_makes():
 
 def test_a_new_closed_setting_at_its_default_voids_nothing(monkeypatch: pytest.MonkeyPatch):
     """As a later version would add it: the identity of what exists stays."""
-    from lrd.config import fingerprint as module
+    module = sys.modules["lrd.config.fingerprint"]
     from lrd.config import schema
 
     @dataclasses.dataclass
@@ -113,15 +114,15 @@ def test_a_weights_file_counts_by_its_content(tmp_path: Path):
 
 
 def test_the_folder_is_name_fingerprint_and_seed(tmp_path: Path):
-    run = open_run(to_config(compose([f"run.dir={tmp_path}", "seed=3"])))
+    run = RunStore(to_config(compose([f"run.dir={tmp_path}", "seed=3"]))).run
     assert run.folder == tmp_path / "digits" / mark() / "seed3" and run.status == "new"
     assert not run.folder.exists()
 
 
 def test_a_record_is_written_whole_and_found_again(tmp_path: Path):
-    run = open_run(to_config(compose([f"run.dir={tmp_path}"]))).write(status="running")
+    run = RunStore(to_config(compose([f"run.dir={tmp_path}"]))).run.update(status="running")
     assert [p.name for p in run.folder.iterdir()] == ["run.json"]
-    run.write(status="finished", final={"value": 1.5, "epoch": 2})
+    run.update(status="finished", final={"value": 1.5, "epoch": 2})
     (again,) = find_runs(tmp_path)
     assert again.status == "finished" and again.final == 1.5 and again.seed == 0
     assert again.identity == identity(to_config(compose([])))

@@ -2,7 +2,6 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 import sweep
@@ -20,12 +19,12 @@ from lrd.training import builder
 GROUPS = ("task", "dataset", "model", "optim", "schedule", "regularizer", "train")
 
 
-def parts(*overrides: str) -> dict[str, Any]:
+def parts(*overrides: str) -> builder.Components:
     """Built without the weights that would have to be fetched."""
     config = to_config(compose(overrides))
     if config.model.get("weights") == "imagenet":
         config.model["weights"] = "none"
-    return builder.build(config)[0]
+    return builder.build(config)
 
 
 def options(group: str) -> list[str]:
@@ -56,7 +55,7 @@ def test_every_file_composes_and_builds(choice: tuple[str, ...]):
     if not choice[0].startswith("task="):
         choice = (*family(choice[0]), *choice)
     built = parts(*choice)
-    assert isinstance(built["task"], Task) and isinstance(built["optimizer"], Wrapper)
+    assert isinstance(built.task, Task) and isinstance(built.optimizer, Wrapper)
 
 
 def test_no_group_is_forgotten():
@@ -93,8 +92,8 @@ def test_every_model_takes_every_data_set_that_makes_sense(model: str, dataset: 
             parts(f"dataset={dataset}", f"model={model}")
         return
     built = parts(f"dataset={dataset}", f"model={model}")
-    shape, classes = built["task"].data.shape, built["task"].data.classes
-    assert built["model"](torch.zeros(2, *shape)).shape == (2, classes)
+    shape, classes = built.task.data.shape, built.task.data.classes
+    assert built.model(torch.zeros(2, *shape)).shape == (2, classes)
 
 
 ERRORS = {
@@ -171,7 +170,7 @@ def test_a_package_of_the_users_must_be_allowed(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(ValueError, match=r"run.allow=\[my_optim\] allows its package"):
         parts(*mine)
     built = parts(*mine, "run.allow=[my_optim]")
-    assert type(built["optimizer"].base).__name__ == "Mine"
+    assert type(built.optimizer.base).__name__ == "Mine"
 
 
 def test_a_missing_gpu_is_one_line():
@@ -182,15 +181,15 @@ def test_a_missing_gpu_is_one_line():
 
 
 def test_torchs_quickest_form_is_taken_unless_another_is_named():
-    assert parts("optim=adam")["optimizer"].param_groups[0]["fused"] is True
-    assert parts("optim=radam")["optimizer"].param_groups[0]["foreach"] is True
-    plain = parts("+optim.foreach=false")["optimizer"].param_groups[0]
+    assert parts("optim=adam").optimizer.param_groups[0]["fused"] is True
+    assert parts("optim=radam").optimizer.param_groups[0]["foreach"] is True
+    plain = parts("+optim.foreach=false").optimizer.param_groups[0]
     assert plain["foreach"] is False and not plain["fused"]
 
 
 def test_the_seed_decides_the_initialisation_and_nothing_else_does():
     def weights(*overrides: str) -> torch.Tensor:
-        model = parts(*overrides)["model"]
+        model = parts(*overrides).model
         return torch.cat([p.detach().flatten() for p in model.parameters()])
 
     first = weights("seed=1", "optim=sgdm", "lrd.p=1")
@@ -201,18 +200,18 @@ def test_the_seed_decides_the_initialisation_and_nothing_else_does():
 
 def test_settings_reach_what_they_set():
     built = parts("lrd.p=0.3", "seed=4", "train.threads=1", "train.precision=tf32")
-    optimizer = built["optimizer"]
+    optimizer = built.optimizer
     assert isinstance(optimizer, LRDropout) and (optimizer.p, optimizer.seed) == (0.3, 4)
     assert torch.get_num_threads() == 1
     assert torch.backends.cuda.matmul.fp32_precision == "tf32"
-    assert parts()["bf16"] is False and parts("train.precision=bf16")["bf16"] is True
+    assert parts().precision == "fp32" and parts("train.precision=bf16").precision == "bf16"
     assert torch.backends.cudnn.conv.fp32_precision == "ieee"  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("wanted", [True, False])
 def test_channels_last_images_stay_so_and_weights_are_row_major(wanted: bool):
     """As the masks count the weights, on any path; the layers keep the images' layout."""
-    model = parts("dataset=cifar10", "model=resnet8", f"train.channels_last={wanted}")["model"]
+    model = parts("dataset=cifar10", "model=resnet8", f"train.channels_last={wanted}").model
     seen: list[bool] = []
     last = [m for m in model.modules() if isinstance(m, torch.nn.Conv2d)][-1]
     last.register_forward_hook(

@@ -86,7 +86,7 @@ def test_another_configuration_is_refused_by_its_keys(saved: Path):
 
 
 def test_a_newer_format_is_refused(saved: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(checkpoint, "FORMAT", 0)
+    monkeypatch.setattr(checkpoint, "CHECKPOINT_FORMAT", 0)
     assert "has format 1, this version reads 0" in refused(saved)
 
 

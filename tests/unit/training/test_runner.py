@@ -40,7 +40,7 @@ def same(run: Run, reference: Run) -> bool:
     return (
         run.state == "finished"
         and numbers(run) == numbers(reference)
-        and run.record["best"] == reference.record["best"]
+        and run.metadata["best"] == reference.metadata["best"]
         and all(torch.equal(a[k], b[k]) for k in a | b)
     )
 
@@ -56,7 +56,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None
             if next(calls) == step:
                 act()
 
-        monkeypatch.setattr(ConsoleLogger, "step", counted)
+        monkeypatch.setattr(ConsoleLogger, "on_step", counted)
 
     return arrange
 
@@ -187,7 +187,7 @@ def test_a_folder_copied_over_another_run_is_refused(cli, half: Run):
 
 
 def test_a_record_of_a_newer_version_is_refused(cli, half: Run):
-    half.write(format=2)
+    half.update(format=2)
     done = cli(*QUICK)
     assert done.status == 2 and "has format 2, this version reads 1: update" in done.err
 

@@ -65,10 +65,10 @@ class Memory(Logger):
         self.lines: list[dict[str, Any]] = []
         self.steps: list[tuple[int, int]] = []
 
-    def step(self, epoch: int, step: int) -> None:
+    def on_step(self, epoch: int, step: int) -> None:
         self.steps.append((epoch, step))
 
-    def epoch(self, numbers: dict[str, Any]) -> None:
+    def on_epoch(self, numbers: dict[str, Any]) -> None:
         self.lines.append({k: v for k, v in numbers.items() if k not in TIMES})
 
 
@@ -82,7 +82,7 @@ def trainer(
     torch.manual_seed(5)
     model = task.model()
     base = torch.optim.Adam(task.param_groups(model), lr=0.01)
-    settings = {"regularizers": [], "sinks": [Memory()], **settings}
+    settings = {"regularizers": [], "loggers": [Memory()], **settings}
     return Trainer(
         task=task,
         model=model,
@@ -96,7 +96,7 @@ def trainer(
 
 
 def lines(trainer: Trainer) -> list[dict[str, Any]]:
-    sink = trainer.sinks[0]
+    sink = trainer.loggers[0]
     assert isinstance(sink, Memory)
     return sink.lines
 
@@ -147,7 +147,9 @@ def test_the_test_score_is_the_models_in_eval_mode():
     assert lines(ours)[-1]["test_mse"] == pytest.approx(expected)
 
 
-BEYOND = dict(keep=PSchedule(0.3, 0.9, "cosine"), options=dict(granularity="row", rescale=True))
+BEYOND = dict(
+    p_schedule=PSchedule(0.3, 0.9, "cosine"), options=dict(granularity="row", rescale=True)
+)
 
 
 @pytest.mark.parametrize("settings", [{}, BEYOND], ids=["paper", "beyond"])
@@ -165,15 +167,15 @@ def test_a_run_stopped_after_any_step_goes_on_bitwise(
         pass
 
     def safe_point(now: Trainer) -> None:
-        if now.progress.total == stop:
-            torch.save(now.state(), tmp_path / "state.pt")
+        if now.state.total == stop:
+            torch.save(now.state_dict(), tmp_path / "state.pt")
             raise Stop
 
-    first = trainer(epochs=2, safe_point=safe_point, **settings)
+    first = trainer(epochs=2, on_step_end=safe_point, **settings)
     with pytest.raises(Stop):
         first.run()
     second = trainer(epochs=2, **settings)
-    second.load(torch.load(tmp_path / "state.pt", weights_only=True))
+    second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     second.run()
     assert torch.equal(weights(straight), weights(second))
     assert lines(first) + lines(second) == lines(straight)
@@ -192,10 +194,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_was():
     broken = trainer(epochs=4)
 
     def poison(now: Trainer) -> None:
-        if now.progress.total == 16:
+        if now.state.total == 16:
             next(now.model.parameters()).data.fill_(float("nan"))
 
-    broken.safe_point = poison
+    broken.on_step_end = poison
     with pytest.raises(FloatingPointError, match="loss is nan in epoch 3.*2 epochs before it"):
         broken.run()
     assert [n["epoch"] for n in lines(broken)] == [1, 2]
@@ -243,7 +245,7 @@ def test_global_generators_do_not_decide_what_a_run_draws():
 def test_sinks_hear_of_every_step():
     ours = trainer(epochs=2)
     ours.run()
-    sink = ours.sinks[0]
+    sink = ours.loggers[0]
     assert isinstance(sink, Memory)
     assert sink.steps == list(itertools.product((0, 1), range(1, 8)))
 
@@ -263,9 +265,9 @@ def test_the_share_kept_is_logged():
 @pytest.mark.parametrize("max_steps", [None, 9])
 def test_p_goes_by_its_schedule_over_the_whole_run(max_steps: int | None):
     """Of 3 epochs of 7 steps, wherever ``max_steps`` ends them; a group's own p stays."""
-    ours, seen = trainer(epochs=3, keep=PSchedule(0.2, 0.8, "linear")), []
+    ours, seen = trainer(epochs=3, p_schedule=PSchedule(0.2, 0.8, "linear")), []
     ours.max_steps = max_steps
-    ours.safe_point = lambda now: seen.append(now.optimizer.p)
+    ours.on_step_end = lambda now: seen.append(now.optimizer.p)
     ours.optimizer.param_groups[0]["p"] = 0.6
     ours.run()
     each = [0.2 + 0.6 * step / 21 for step in range(21)][:max_steps]
@@ -276,7 +278,7 @@ def test_p_goes_by_its_schedule_over_the_whole_run(max_steps: int | None):
 
 
 def test_a_p_by_schedule_is_that_of_a_loop_by_hand():
-    ours = trainer(epochs=2, keep=PSchedule(0.2, 0.8, "cosine"))
+    ours = trainer(epochs=2, p_schedule=PSchedule(0.2, 0.8, "cosine"))
     ours.run()
     twin = trainer(epochs=2)
     ps = iter([0.2 + 0.6 * (1 - math.cos(math.pi * step / 14)) / 2 for step in range(14)])
@@ -339,12 +341,12 @@ def careful(epochs: int = 5, **settings: Any) -> tuple[Trainer, Careful, list[in
     made = trainer(epochs, **settings)
 
     class Album(Memory):
-        def pictures(self, epoch: int, pictures: dict[str, Any]) -> None:
-            assert pictures.keys() == {"one"}
+        def on_images(self, epoch: int, images: dict[str, Any]) -> None:
+            assert images.keys() == {"one"}
             drawn.append(epoch)
 
     fields = vars(made).keys() & Trainer.__dataclass_fields__.keys()
-    given = {name: getattr(made, name) for name in fields} | {"task": task, "sinks": [Album()]}
+    given = {name: getattr(made, name) for name in fields} | {"task": task, "loggers": [Album()]}
     return Trainer(**given), task, drawn
 
 
@@ -381,7 +383,7 @@ def test_the_share_of_time_spent_waiting_for_data_is_logged():
     for task in (Slow(), Regression()):
         made = trainer(epochs=1)
         made.task, told = task, []
-        made.sinks[0].epoch = told.append  # type: ignore[method-assign]
+        made.loggers[0].on_epoch = told.append  # type: ignore[method-assign]
         made.run()
         shares.append(told[0]["data_wait"])
     assert 0.5 < shares[0] <= 1 and 0 <= shares[1] < shares[0]

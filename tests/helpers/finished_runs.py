@@ -9,7 +9,7 @@ from typing import Any
 
 from lrd.config.compose import compose, to_config
 from lrd.config.schema import Config
-from lrd.runs.store import Run, open_run
+from lrd.runs.store import Run, RunStore
 
 Line = dict[str, float]
 PROVENANCE: dict[str, Any] = {
@@ -33,7 +33,7 @@ def configured(root: Path, *overrides: str) -> Config:
 
 def finish(config: Config, seed: int, lines: Sequence[Line], **record: Any) -> Run:
     """The finished run of a seed with these metrics; ``record`` replaces what it says of itself."""
-    run = open_run(replace(config, seed=seed))
+    run = RunStore(replace(config, seed=seed)).run
     scores = [line["test_accuracy"] for line in lines]
     best = max(scores)
     told = PROVENANCE | {
@@ -43,7 +43,7 @@ def finish(config: Config, seed: int, lines: Sequence[Line], **record: Any) -> R
         "final": {"value": scores[-1], "epoch": len(lines)},
         "best": {"value": best, "epoch": 1 + scores.index(best)},
     }
-    run = run.write(**told | record)
+    run = run.update(**told | record)
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (run.folder / "metrics.jsonl").write_text(text)
     return run
