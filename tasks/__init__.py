@@ -1,1 +1,1 @@
-"""The paper's problems, each an :class:`lrd.task.Task`."""
+"""The paper's problems, each an :class:`lrd.task.Task`, with their data and models."""

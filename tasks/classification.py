@@ -14,12 +14,18 @@ from tasks.images import Images, Split
 
 
 class Classification(Task):
-    """Cross entropy and accuracy in %, on one of the sets of :mod:`tasks.images`."""
+    """Cross entropy and accuracy in %, on a data set of :mod:`tasks.images`.
+
+    Args:
+        setup: The run's settings.
+        dataset: The data set, not yet read.
+        model: Builds the network from ``shape`` (c, h, w) and the number of ``classes``.
+    """
 
     def __init__(self, setup: Setup, dataset: Images, model: ModelFactory) -> None:
         if not isinstance(dataset, Images):
             raise ValueError(
-                f"dataset must hold labelled images for this task, got {type(dataset).__name__}: "
+                f"dataset must hold labeled images for this task, got {type(dataset).__name__}: "
                 "choose digits, mnist, cifar10 or cifar100"
             )
         self.setup, self.data = setup, dataset
@@ -45,14 +51,14 @@ class Classification(Task):
         split, _ = self._splits
         order = epoch_order(len(split.index), self.setup.seed, epoch).to(split.index.device)
         for chosen in order.split(self.setup.batch_size)[start:]:
-            mine, whole = shard(chosen, rank, world)
-            index = split.index[mine]
+            own, replicated = shard(chosen, rank, world)
+            index = split.index[own]
             images = split.images[index]
             if self.data.crop:
                 images = random_crop_and_flip(
                     images, index, self.data.crop, seed=self.setup.seed, epoch=epoch
                 )
-            yield Batch(self._normalised(images), split.labels[index], index, whole)
+            yield Batch(self._normalize(images), split.labels[index], index, replicated)
 
     def step(self, model: nn.Module, batch: Batch) -> Step:
         logits = model(batch.inputs).float()
@@ -60,14 +66,14 @@ class Classification(Task):
         return Step({"loss": F.cross_entropy(logits, batch.targets)}, {"accuracy": 100.0 * correct})
 
     def metrics(self) -> dict[str, Metric]:
-        # In float64, so that no division of the samples into batches or ranks shows.
+        # float64 hides how the samples are divided into batches and ranks
         names = (f"{self.split}_loss", f"{self.split}_accuracy")
         return {n: MeanMetric(nan_strategy="disable").set_dtype(torch.float64) for n in names}
 
     def eval_batches(self, rank: int = 0, world: int = 1) -> Iterator[Batch]:
         _, split = self._splits
         for index in split.index[rank::world].split(self.setup.eval_batch_size):
-            yield Batch(self._normalised(split.images[index]), split.labels[index], index)
+            yield Batch(self._normalize(split.images[index]), split.labels[index], index)
 
     def eval_step(self, model: nn.Module, batch: Batch, metrics: dict[str, Metric]) -> None:
         logits = model(batch.inputs).float()
@@ -75,8 +81,8 @@ class Classification(Task):
         metrics[f"{self.split}_loss"].update(losses)
         metrics[f"{self.split}_accuracy"].update(100.0 * (logits.argmax(1) == batch.targets))
 
-    def _normalised(self, images: Tensor) -> Tensor:
-        """uint8 to float32, [0, 1] and then the channels' mean and deviation."""
+    def _normalize(self, images: Tensor) -> Tensor:
+        """Scale uint8 images (n, c, h, w) to [0, 1], then normalize each channel; float32."""
         mean, std = (
             torch.tensor(v, device=images.device).view(-1, 1, 1) * self.data.white
             for v in (self.data.mean, self.data.std)
@@ -87,23 +93,24 @@ class Classification(Task):
 def random_crop_and_flip(
     images: Tensor, index: Tensor, padding: int, *, seed: int, epoch: int
 ) -> Tensor:
-    """Each image (n, c, h, w) zero-padded, cropped back at random and mirrored half of the time.
+    """Pad images (n, c, h, w) with zeros, crop them at random, and flip half of them.
 
-    What happens to a sample depends on (seed, epoch, its ``index``) alone.
+    Crop and flip of a sample depend on (seed, epoch, its ``index``) alone.
     """
     down, right = (
         randint(index, 2 * padding + 1, f"crop {axis}", seed, epoch) for axis in ("down", "right")
     )
-    return crop_and_flip(
-        images, padding, down, right, randint(index, 2, "flip", seed, epoch).bool()
-    )
+    return crop_and_flip(images, padding, down, right, randint(index, 2, "flip", seed, epoch).bool())
 
 
 def crop_and_flip(
     images: Tensor, padding: int, down: Tensor, right: Tensor, flip: Tensor
 ) -> Tensor:
-    """Images (n, c, h, w) padded with zeros, cropped at (down, right) and mirrored where ``flip``
-    (all (n,)); of the input's shape, channels last in memory."""
+    """Pad images (n, c, h, w) with zeros, crop at (down, right), and mirror where ``flip``.
+
+    ``down``, ``right`` and ``flip`` are (n,). The result has the input's shape and is channels last
+    in memory.
+    """
     count, _, height, width = images.shape
     across = torch.arange(width, device=images.device)
     rows = down[:, None] + torch.arange(height, device=images.device)

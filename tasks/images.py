@@ -19,8 +19,8 @@ from lrd.task import Dataset, Setup
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """``images`` (n, c, h, w) uint8 and ``labels`` (n,) int64 of all samples; ``index`` (m,) int64
-    says which of them belong to the split."""
+    """``images`` (n, c, h, w) uint8 and ``labels`` (n,) int64 of all samples. ``index`` (m,) int64
+    selects the samples of the split."""
 
     images: Tensor
     labels: Tensor
@@ -28,20 +28,24 @@ class Split:
 
 
 class Images(Dataset):
-    """Base of the image data sets. ``holdout`` keeps that many training samples, chosen by the
-    seed, for selection: they are evaluated on instead of the test set, which is then not read.
+    """Base of the image data sets. A subclass sets the class variables and defines :meth:`read`.
 
-    ``subset`` leaves that many training samples in the set, as many of each class as can be, and
-    the test set whole. It is part of the data, not of the run: the same samples for every seed, and
-    those of a smaller subset are among those of a larger one.
+    Args:
+        setup: Gives the seed, the device, the root folder and whether to download.
+        name: The data set's name in messages.
+        holdout: How many training samples to hold out for model selection. The seed selects them.
+            They replace the test set, which is then not read.
+        subset: How many training samples to keep, or None for all. Classes are balanced as far as
+            possible; the test set stays complete. The samples do not depend on the seed, and a
+            larger subset contains every smaller one.
     """
 
     shape: ClassVar[tuple[int, int, int]]
     classes: ClassVar[int] = 10
-    white: ClassVar[float] = 255.0  # the pixel value that becomes 1
+    white: ClassVar[float] = 255.0  # the pixel value that is scaled to 1
     mean: ClassVar[tuple[float, ...]] = (0.0,)
     std: ClassVar[tuple[float, ...]] = (1.0,)
-    crop: ClassVar[int] = 0  # padding of the random crop; 0: neither crop nor flip
+    crop: ClassVar[int] = 0  # padding of the random crop in pixels; 0: no augmentation
 
     def __init__(
         self, setup: Setup, name: str, holdout: int = 0, subset: int | None = None
@@ -57,12 +61,16 @@ class Images(Dataset):
 
     @abstractmethod
     def read(self, train: bool) -> tuple[Tensor, Tensor]:
-        """Images (n, c, h, w) uint8 and labels (n,) int64. Raises ValueError in one line."""
+        """Return images (n, c, h, w) uint8 and labels (n,) int64.
+
+        Raises:
+            ValueError: A file is missing or damaged.
+        """
 
     def splits(self) -> tuple[Split, Split]:
-        """Training and evaluation split, on the training device."""
-        images, labels = self._resident(train=True)
-        kept = self._kept(labels)
+        """Return the training and the evaluation split, on the training device."""
+        images, labels = self._load(train=True)
+        kept = self._subset(labels)
         count = len(kept)
         if self.holdout >= count:
             raise ValueError(
@@ -75,11 +83,11 @@ class Images(Dataset):
         train = Split(images, labels, rest)
         if self.holdout:
             return train, Split(images, labels, held)
-        images, labels = self._resident(train=False)
+        images, labels = self._load(train=False)
         return train, Split(images, labels, torch.arange(len(labels), device=images.device))
 
-    def _kept(self, labels: Tensor) -> Tensor:
-        """The training samples that ``subset`` leaves, in ascending order, on the CPU."""
+    def _subset(self, labels: Tensor) -> Tensor:
+        """Return the numbers of the training samples in the subset, ascending, on the CPU."""
         count = len(labels)
         if self.subset is None:
             return torch.arange(count)
@@ -90,19 +98,19 @@ class Images(Dataset):
             )
         order = random_bits("subset", start=0, count=count, device="cpu").argsort(stable=True)
         shuffled = labels.cpu()[order]
-        turn = torch.empty_like(order)  # a sample's place among its class, in that random order
+        turn = torch.empty_like(order)  # a sample's position within its class, in random order
         for label in shuffled.unique():
             own = shuffled == label
             turn[own] = torch.arange(int(own.sum()))
         return order[turn.argsort(stable=True)[: self.subset]].sort().values
 
-    def _resident(self, train: bool) -> tuple[Tensor, Tensor]:
+    def _load(self, train: bool) -> tuple[Tensor, Tensor]:
         images, labels = self.read(train)
         assert images.dtype == torch.uint8 and images.shape[1:] == self.shape
         return images.to(self.setup.device), labels.to(self.setup.device)
 
     def _require(self, files: dict[Path, str], fetch: Callable[[], object]) -> None:
-        """Check each file's md5; with ``data.download``, first fetch what is missing or damaged."""
+        """Check each file's md5; with ``data.download``, fetch missing or damaged files first."""
         bad = [path for path, md5 in files.items() if not check_integrity(str(path), md5)]
         if bad and self.setup.download:
             for path in bad:
@@ -128,9 +136,9 @@ class Images(Dataset):
 
 
 class Digits(Images):
-    """scikit-learn's 1,797 real handwritten digits of 8 x 8 pixels, which its wheel contains.
+    """scikit-learn's 1,797 handwritten digits of 8 x 8 pixels, which its wheel contains.
 
-    The set has no official split: 360 stratified samples, the same ones always, are the test set.
+    There is no official split: 360 fixed, stratified samples are the test set.
     """
 
     shape = (1, 8, 8)
@@ -149,11 +157,11 @@ class Digits(Images):
 
 
 class MNIST(Images):
-    """MNIST, 60,000 and 10,000 grey images of 28 x 28, scaled to [0, 1] and not normalised."""
+    """MNIST: 60,000 and 10,000 gray images of 28 x 28, scaled to [0, 1] and not normalized."""
 
     shape = (1, 28, 28)
-    # torchvision publishes the md5 of the archives and checks nothing afterwards; these are of the
-    # unpacked files of archives that agree with it.
+    # torchvision publishes the md5 of the archives and does not check unpacked files. These are the
+    # md5 of files unpacked from correct archives.
     md5: ClassVar[dict[str, str]] = {
         "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
         "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
@@ -173,7 +181,7 @@ class MNIST(Images):
 
 
 class CIFAR10(Images):
-    """CIFAR-10: 50,000 and 10,000 colour images of 32 x 32; pad-4 random crop and flip."""
+    """CIFAR-10: 50,000 and 10,000 color images of 32 x 32; random crop with padding 4, and flip."""
 
     shape = (3, 32, 32)
     mean = (0.4914, 0.4822, 0.4465)
@@ -197,7 +205,7 @@ class CIFAR10(Images):
 
 
 class CIFAR100(CIFAR10):
-    """CIFAR-100: as CIFAR-10, in 100 classes."""
+    """CIFAR-100: like CIFAR-10, with 100 classes."""
 
     classes = 100
     mean = (0.5071, 0.4865, 0.4409)

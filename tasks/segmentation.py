@@ -10,28 +10,33 @@ from torchmetrics import MeanMetric, Metric
 from torchvision import tv_tensors
 
 from lrd.task import Batch, ModelFactory, Score, Setup, Step
-from tasks import augment, pictures
-from tasks.augment import normalised
-from tasks.metrics import Overlap
-from tasks.photographs import Photographs
-from tasks.predict import MODES, probabilities
-from tasks.voc import VOID, Entry
+from tasks.data import augment, visualize
+from tasks.data.voc import VOID, Entry
+from tasks.image_task import ImageTask
+from tasks.inference import EVAL_MODES, predict_probabilities
+from tasks.metrics import IoU
 from tasks.voc_masks import VOCMasks
 
 
-class Segmentation(Photographs[VOCMasks]):
+class Segmentation(ImageTask[VOCMasks]):
     """Cross entropy per pixel with an auxiliary loss; mean IoU and pixel accuracy in %.
 
-    A model gives ``{"out": logits}`` of the images' size, in training also ``"aux"``, which counts
-    ``aux_weight``. Batches are whole: what is left over at an epoch's end is not trained on, as in
-    PSPNet, whose batch norm behind the 1 x 1 bin needs two images.
+    A model maps images to ``{"out": logits}`` of the images' size, in training also to ``"aux"``,
+    whose loss has the weight ``aux_weight``. The last small batch of an epoch is left out, as in
+    PSPNet: the batch norm after the 1 x 1 bin needs two images.
 
-    Evaluation is of each image by itself, ``whole`` or by ``sliding`` windows
-    (:mod:`tasks.predict`); the scores' names say which.
+    Evaluation predicts each image by itself, as a ``whole`` or by ``sliding`` windows
+    (:mod:`tasks.inference`). The scores' names contain the mode.
+
+    Args:
+        setup: The run's settings.
+        dataset: The data set, not yet read.
+        model: Builds the network from the number of ``classes``, the background included.
+        aux_weight: Weight of the auxiliary loss, at least 0.
     """
 
-    eval_modes = tuple(MODES)
-    whole_batches = True
+    eval_modes = tuple(EVAL_MODES)
+    drop_last = True
 
     def __init__(
         self, setup: Setup, dataset: VOCMasks, model: ModelFactory, aux_weight: float = 0.4
@@ -46,7 +51,7 @@ class Segmentation(Photographs[VOCMasks]):
         if setup.batch_size < 2:
             raise ValueError(
                 f"train.batch_size must be at least 2 for this task, got {setup.batch_size}: the "
-                "batch norm behind the pyramid's 1 x 1 bin needs two images"
+                "batch norm after the pyramid's 1 x 1 bin needs two images"
             )
         super().__init__(setup, dataset)
         self.aux_weight = aux_weight
@@ -56,36 +61,36 @@ class Segmentation(Photographs[VOCMasks]):
         self.mode = setup.eval_mode or "whole"
         self.final_mode = setup.eval_final_mode or self.mode
         self.score = Score(f"{self.split}_{self.mode}_miou", maximize=True, unit="%")
-        self._augment = augment.segmentation(dataset.crop)
+        self._augment = augment.segmentation_transform(dataset.crop)
 
     def read(self, entry: Entry, train: bool, number: int) -> tuple[bool, Tensor, Tensor, int]:
-        """Bytes of one image and of its labels; augmented if it is to be trained on."""
+        """Return an image (3, h, w) and its labels (h, w), uint8, augmented for training."""
         image, mask = self.data.read(entry)
         if train:
             image, mask = self._augment(tv_tensors.Image(image), tv_tensors.Mask(mask))
         return train, image.as_subclass(Tensor), mask.as_subclass(Tensor), number
 
     def collate(self, samples: list[Any]) -> Batch:
-        """Images and labels; what is trained on, all of one size, as tensors, else lists."""
+        """Return images and labels: tensors for training, where all sizes are equal, else lists."""
         train, images, masks, numbers = zip(*samples, strict=True)
         if train[0]:
             return Batch(torch.stack(images), torch.stack(masks), torch.tensor(numbers))
         return Batch(list(images), list(masks), torch.tensor(numbers))
 
-    def sent(self, batch: Batch, train: bool) -> Batch:
-        """Training: normalised images (n, 3, h, w) and labels (n, h, w) int64. Evaluation: lists of
-        images (3, h, w) and of labels (h, w), bytes, each of a size of its own."""
+    def to_device(self, batch: Batch, train: bool) -> Batch:
+        """Return normalized images (n, 3, h, w) and int64 labels (n, h, w) for training, otherwise
+        lists of uint8 images and labels."""
         index = self.to(batch.index)
         if train:
             images, masks = self.to(batch.inputs), self.to(batch.targets)
-            return Batch(normalised(images), masks.long(), index)
+            return Batch(augment.normalize(images), masks.long(), index)
         return Batch([*map(self.to, batch.inputs)], [*map(self.to, batch.targets)], index)
 
     def model(self) -> nn.Module:
         return self._network()
 
     def param_groups(self, model: nn.Module) -> list[dict[str, Any]]:
-        """The body and, where its rate differs, all that stands on it."""
+        """Return one group, or body and rest if the model has a ``head_lr_factor`` for the rest."""
         factor = getattr(model, "head_lr_factor", 1.0)
         body = getattr(model, "body", None)
         if factor == 1 or body is None:
@@ -105,22 +110,19 @@ class Segmentation(Photographs[VOCMasks]):
     def metrics(self) -> dict[str, Metric]:
         return {
             f"{self.split}_loss": MeanMetric(nan_strategy="disable").set_dtype(torch.float64),
-            "overlap": self._overlap(self.mode),
+            "iou": IoU(self.classes, f"{self.split}_{self.mode}"),
         }
-
-    def _overlap(self, mode: str) -> Metric:
-        return Overlap(self.classes, f"{self.split}_{mode}")
 
     def final_metrics(self) -> dict[str, Metric]:
         if self.final_mode == self.mode and self.setup.eval_scales == (1.0,):
             return {}
-        several = "" if self.setup.eval_scales == (1.0,) else "_multiscale"
-        return {"overlap": self._overlap(self.final_mode + several)}
+        suffix = "" if self.setup.eval_scales == (1.0,) else "_multiscale"
+        return {"iou": IoU(self.classes, f"{self.split}_{self.final_mode}{suffix}")}
 
     def eval_step(self, model: nn.Module, batch: Batch, metrics: dict[str, Metric]) -> None:
         for image, target in zip(batch.inputs, batch.targets, strict=True):
-            chances = self._predict(model, image)
-            metrics["overlap"].update(chances.argmax(0), target.long())
+            chances = self._predict(model, image, self.mode)
+            metrics["iou"].update(chances.argmax(0), target.long())
             each = F.nll_loss(
                 chances.clamp_min(1e-12).log()[None],
                 target.long()[None],
@@ -132,30 +134,27 @@ class Segmentation(Photographs[VOCMasks]):
     def final_step(self, model: nn.Module, batch: Batch, metrics: dict[str, Metric]) -> None:
         for image, target in zip(batch.inputs, batch.targets, strict=True):
             chances = self._predict(model, image, self.final_mode, self.setup.eval_scales)
-            metrics["overlap"].update(chances.argmax(0), target.long())
+            metrics["iou"].update(chances.argmax(0), target.long())
 
     def _predict(
-        self,
-        model: nn.Module,
-        image: Tensor,
-        mode: str | None = None,
-        scales: tuple[float, ...] = (1.0,),
+        self, model: nn.Module, image: Tensor, mode: str, scales: tuple[float, ...] = (1.0,)
     ) -> Tensor:
-        pixels = normalised(image)
-        return probabilities(model, pixels, mode or self.mode, self.data.crop, scales)
+        """Return probabilities (c, h, w) for a uint8 image (3, h, w)."""
+        pixels = augment.normalize(image)
+        return predict_probabilities(model, pixels, mode, self.data.crop, scales)
 
-    def pictures(self, model: nn.Module) -> dict[str, Tensor]:
-        """Image, truth and prediction side by side in VOC's palette."""
+    def visualize(self, model: nn.Module) -> dict[str, Tensor]:
+        """Draw image, truth and prediction side by side in VOC's colors."""
         drawn = {}
-        for entry in self.shown():
+        for entry in self.preview_samples():
             image, mask = self.data.read(entry)
-            labels = self._predict(model, self.to(image)).argmax(0).cpu()
-            parts = [image, pictures.colours(mask), pictures.colours(labels)]
-            drawn[entry.name] = pictures.beside(parts)
+            labels = self._predict(model, self.to(image), self.mode).argmax(0).cpu()
+            parts = [image, visualize.colorize(mask), visualize.colorize(labels)]
+            drawn[entry.name] = visualize.side_by_side(parts)
         return drawn
 
 
 def _loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross entropy (n, c, h, w) averaged over the pixels that count; 0 if none does."""
+    """Return the cross entropy of (n, c, h, w), averaged over the labeled pixels; 0 without any."""
     total = F.cross_entropy(logits.float(), targets, ignore_index=VOID, reduction="sum")
     return total / (targets != VOID).sum().clamp(min=1)

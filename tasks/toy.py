@@ -1,7 +1,7 @@
 """The paper's toy example (section 3.2, equation 3, Figure 4): two parameters, no data.
 
-Many starts run at once and as if alone: what an optimizer here computes of a coordinate rests on
-that coordinate's gradients only. What differs between two starts at the same place is LRD's mask.
+Many starts run at once and independently: the optimizers here update a coordinate from its own
+gradients alone. Two starts at the same point differ only by LRD's mask.
 """
 
 import re
@@ -14,12 +14,18 @@ from torchmetrics import Metric
 
 from lrd.rng import random_bits
 from lrd.task import Batch, Dataset, ModelFactory, Score, Setup, Step, Task
-from tasks.landscape import BAD, DOMAIN, GOOD, f, near
+from tasks.toy_function import BAD, DOMAIN, GOOD, f, is_near
 
 
 class Starts(Dataset):
-    """``named`` starts, each (x, y), and then as many ``drawn`` uniformly on the domain, the same
-    ones for a seed whatever else is set. The paper prints none of its own."""
+    """Starting points. The paper does not print its own.
+
+    Args:
+        setup: Gives the seed. The sampled points depend on nothing else.
+        name: The data set's name in messages.
+        named: Chosen points, each (x, y), by name.
+        drawn: How many points to sample uniformly from the domain.
+    """
 
     def __init__(
         self, setup: Setup, name: str, named: Mapping[str, Sequence[float]], drawn: int = 1000
@@ -37,7 +43,7 @@ class Starts(Dataset):
         self.setup, self.name, self.named, self.drawn = setup, name, dict(named), drawn
 
     def points(self) -> Tensor:
-        """float32 (n, 2): x and y of every start, the named ones first."""
+        """Return x and y of every start, float32 (n, 2), the named starts first."""
         words = random_bits("toy", self.setup.seed, start=0, count=2 * self.drawn, device="cpu")
         unit = (words & 0x7FFFFFFF).double().view(-1, 2) / 2**31
         low, high = torch.tensor(DOMAIN, dtype=torch.float64).T
@@ -46,7 +52,7 @@ class Starts(Dataset):
 
 
 class Points(nn.Module):
-    """Where each start has got to, ``at`` (n, 2), and whether it has ever been in the bad disc."""
+    """The current point ``at`` (n, 2) of each start, and whether it was ever in the disc of BAD."""
 
     reached_bad: Tensor
 
@@ -59,17 +65,22 @@ class Points(nn.Module):
         at = self.at[index]
         if self.training:
             x, y = at.detach().unbind(1)
-            self.reached_bad[index] |= near(x, y, BAD)
+            self.reached_bad[index] |= is_near(x, y, BAD)
         return at
 
 
 class Toy(Task):
-    """f, summed over the starts, so that each has the gradient that it would have alone.
+    """f, summed over the starts, so that each start has the same gradient as alone.
 
-    Every step sees every start, whatever ``train.batch_size`` is; an epoch is ``steps`` steps, and
-    with one step the log holds every place that the named starts come to. A point that leaves the
-    domain goes on: the paper does not speak of a border. Among several ranks each trains all
-    starts. See :class:`Outcomes` for the scores.
+    Every step updates every start, regardless of ``train.batch_size``; each rank trains all starts.
+    A point that leaves the domain keeps moving: the paper mentions no border. See
+    :class:`OutcomeShares` for the scores.
+
+    Args:
+        setup: The run's settings.
+        dataset: The starting points.
+        model: Builds the model from ``starts`` (n, 2).
+        steps: Steps per epoch. With one step the log holds the whole path of the named starts.
     """
 
     score = Score("good_basin", maximize=True, unit="%")
@@ -101,7 +112,7 @@ class Toy(Task):
     ) -> Iterator[Batch]:
         for _ in range(start, self.steps):
             for batch in self.eval_batches():
-                yield replace(batch, whole=world > 1)
+                yield replace(batch, replicated=world > 1)
 
     def step(self, model: nn.Module, batch: Batch) -> Step:
         points = model(batch.inputs)
@@ -109,7 +120,7 @@ class Toy(Task):
         return Step({"loss": values.sum()}, {"f": values.detach().sum()})
 
     def metrics(self) -> dict[str, Metric]:
-        return {"outcomes": Outcomes(tuple(self.data.named))}
+        return {"outcomes": OutcomeShares(tuple(self.data.named))}
 
     def eval_batches(self, rank: int = 0, world: int = 1) -> Iterator[Batch]:
         count = len(self.data.named) + self.data.drawn
@@ -121,15 +132,17 @@ class Toy(Task):
         metrics["outcomes"].update(model(batch.inputs), reached_bad, batch.index)
 
 
-class Outcomes(Metric):
-    """Where the starts are. Of the drawn ones, in %, four shares that add up to 100:
+class OutcomeShares(Metric):
+    """Where the starts are: shares of the sampled starts in %, and the points of the named starts.
 
-    ``good_basin`` and ``bad_basin``, within NEAR of that minimum; ``outside`` the domain; and
-    ``elsewhere``. Then ``reached_bad``, in the bad disc now or before any step, and ``escaped``:
-    those of the former that now are in the good disc. ``mean_f`` of the drawn ones; and
-    ``x_<name>``, ``y_<name>`` of every named one.
+    Four shares add up to 100: ``good_basin`` and ``bad_basin``, within NEAR of that minimum;
+    ``outside`` the domain; and ``elsewhere``. ``reached_bad`` is the share that is in the disc of
+    BAD or was there before a step, ``escaped`` the part of it that is now in the disc of GOOD.
+    ``mean_f`` is the mean of f over the sampled starts; ``x_<name>`` and ``y_<name>`` are the
+    coordinates of the named starts.
     """
 
+    shares = ("good_basin", "bad_basin", "outside", "elsewhere", "reached_bad", "escaped")
     sums: Tensor
     count: Tensor
     places: Tensor
@@ -137,32 +150,29 @@ class Outcomes(Metric):
     def __init__(self, named: Sequence[str]) -> None:
         super().__init__()
         self.named = tuple(named)
-        shapes = {"sums": (len(SHARES) + 1,), "count": (), "places": (len(named), 2)}
+        shapes = {"sums": (len(self.shares) + 1,), "count": (), "places": (len(named), 2)}
         for state, shape in shapes.items():
             zeros = torch.zeros(shape, dtype=torch.float64)
             self.add_state(state, zeros, dist_reduce_fx="sum")
 
     def update(self, points: Tensor, reached_bad: Tensor, index: Tensor) -> None:
-        """``points`` (n, 2) of the starts ``index`` (n,), and which of them have been bad."""
+        """Add the ``points`` (n, 2) of starts ``index`` (n,); ``reached_bad`` (n,) bool."""
         named = index < len(self.named)
         self.places[index[named]] += points[named]
         points, reached_bad = points[~named], reached_bad[~named]
         x, y = points.unbind(1)
-        good, bad = near(x, y, GOOD), near(x, y, BAD)
+        good, bad = is_near(x, y, GOOD), is_near(x, y, BAD)
         low, high = torch.tensor(DOMAIN, device=points.device).T
-        left = ((points < low) | (points > high)).any(1)
+        outside = ((points < low) | (points > high)).any(1)
         reached_bad = reached_bad | bad
-        shares = [good, bad, left, ~(good | bad | left), reached_bad, reached_bad & good]
+        shares = [good, bad, outside, ~(good | bad | outside), reached_bad, reached_bad & good]
         self.sums += torch.stack([100.0 * s for s in shares] + [f(x, y)]).sum(1)
         self.count += len(points)
 
     def compute(self) -> dict[str, Tensor]:
         means = self.sums / self.count
         scores: dict[str, Tensor] = {}
-        scores.update(zip((*SHARES, "mean_f"), means, strict=True))
+        scores.update(zip((*self.shares, "mean_f"), means, strict=True))
         for name, (x, y) in zip(self.named, self.places, strict=True):
             scores |= {f"x_{name}": x, f"y_{name}": y}
         return scores
-
-
-SHARES = ("good_basin", "bad_basin", "outside", "elsewhere", "reached_bad", "escaped")

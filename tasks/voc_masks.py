@@ -1,4 +1,4 @@
-"""Images and pixel labels: VOC2012 with SBD, and the embedded shapes."""
+"""Images with pixel labels: VOC2012 with SBD, and the synthetic shapes."""
 
 from pathlib import Path
 from typing import ClassVar
@@ -12,23 +12,30 @@ from torchvision.datasets.utils import download_and_extract_archive
 from torchvision.transforms.v2 import functional as v2
 
 from lrd.task import Setup
-from tasks import shapes
-from tasks.voc import VOC, VOID, Archive, Entry, archive, entries_of, read_image
+from tasks.data.synthetic_shapes import SHAPE_CLASSES, shapes_root
+from tasks.data.voc import VOC, VOID, Archive, Entry, make_entries, read_image, voc_archive
 
 SBD = Archive(SBDataset.filename, SBDataset.md5)
 
 
 class VOCMasks(VOC):
-    """VOC2012 segmentation: 10,582 training images with SBD's, else VOC's own 1,464; 1,449 for
-    validation.
+    """VOC2012 segmentation: 1,464 training images, or 10,582 with SBD, and 1,449 for validation.
 
-    SBD's are those of its train and val that are in neither of VOC2012's; for VOC2012's own
-    training images VOC's masks are taken. ``crop`` is the side of a training image. A
-    ``resolution`` below 1 shrinks every image and its labels first, those of evaluation too, for
-    small machines: scores are then of the smaller labels.
+    SBD contributes the images of its train and val sets that are in neither of VOC2012's sets.
+    VOC2012's own training images keep VOC's masks.
+
+    Args:
+        setup: Gives the seed, the root folder and whether to download.
+        name: The data set's name in messages.
+        sbd: Add SBD's images to the training images.
+        crop: Side of a training image in pixels.
+        resolution: Factor in (0, 1] by which to shrink all images and labels, for small machines.
+            Scores then refer to the smaller labels.
+        partial: Use the available images instead of requiring all.
+        holdout: How many training images to hold out for evaluation.
     """
 
-    evaluated = "validation"
+    eval_split = "validation"
     counts: ClassVar[dict[str, int]] = {"train": 1464, "val": 1449, "sbd": 10582}
 
     def __init__(
@@ -49,19 +56,19 @@ class VOCMasks(VOC):
         self.sbd, self.crop, self.resolution = sbd, crop, resolution
 
     def splits(self) -> tuple[list[Entry], list[Entry]]:
-        """Training and evaluation entries, each sorted by name."""
+        """Return the training and the evaluation entries, each sorted by name."""
         own, validation = self._voc("train"), self._voc("val")
-        train = self.present(own, self.counts["train"], archive("2012"))
+        train = self.available(own, self.counts["train"], voc_archive("2012"))
         if self.sbd:
-            inside = {entry.name for entry in (*own, *validation)}
-            more = [entry for entry in self._sbd() if entry.name not in inside]
+            known = {entry.name for entry in (*own, *validation)}
+            more = [entry for entry in self._sbd() if entry.name not in known]
             joined = sorted([*own, *more], key=lambda entry: entry.name)
-            train = self.present(joined, self.counts["sbd"], SBD)
+            train = self.available(joined, self.counts["sbd"], SBD)
         if self.holdout:
-            return self.held_out(train)
-        return train, self.present(validation, self.counts["val"], archive("2012"))
+            return self.split_holdout(train)
+        return train, self.available(validation, self.counts["val"], voc_archive("2012"))
 
-    def whole(self) -> tuple[int, int]:
+    def expected_counts(self) -> tuple[int, int]:
         return self.counts["sbd" if self.sbd else "train"], self.counts["val"]
 
     def describe(self, train: int, evaluation: int) -> str:
@@ -69,7 +76,11 @@ class VOCMasks(VOC):
         return super().describe(train, evaluation) + smaller
 
     def read(self, entry: Entry) -> tuple[Tensor, Tensor]:
-        """Bytes: the image (3, h, w) and its labels (h, w), 255 where they count nowhere."""
+        """Return an image (3, h, w) and its labels (h, w), uint8; label 255 is void.
+
+        Raises:
+            ValueError: A file is not readable or holds wrong labels.
+        """
         try:
             image = read_image(entry.image)
             mask = _mask(entry.target)
@@ -80,34 +91,32 @@ class VOCMasks(VOC):
                 f"{entry.target} must have the size of its image, {tuple(image.shape[1:])}, got "
                 f"{tuple(mask.shape)}"
             )
-        beyond = (mask > len(self.classes)) & (mask != VOID)
-        if bool(beyond.any()):
+        unknown = (mask > len(self.classes)) & (mask != VOID)
+        if bool(unknown.any()):
             raise ValueError(
                 f"{entry.target} must hold labels of 0 to {len(self.classes)}, or {VOID}, got "
-                f"{int(mask[beyond][0])}"
+                f"{int(mask[unknown][0])}"
             )
         if self.resolution == 1:
             return image, mask
         size = [max(1, round(side * self.resolution)) for side in mask.shape]
-        return (
-            v2.resize_image(image, size, antialias=True),
-            v2.resize_mask(mask[None], size)[0],
-        )
+        return v2.resize_image(image, size, antialias=True), v2.resize_mask(mask[None], size)[0]
 
     def _voc(self, image_set: str) -> list[Entry]:
         folder = self.root / "VOCdevkit" / "VOC2012"
         file = folder / "ImageSets" / "Segmentation" / f"{image_set}.txt"
-        whole = file.is_file() and (folder / "SegmentationClass").is_dir()
-        fetch = self.setup.download and not whole
+        unpacked = file.is_file() and (folder / "SegmentationClass").is_dir()
+        fetch = self.setup.download and not unpacked
         try:
             data = VOCSegmentation(str(self.root), "2012", image_set, download=fetch)
         except (OSError, RuntimeError) as error:
-            raise self.missing(f"{file} is missing{self.failed(error)}", archive("2012")) from error
-        return sorted(entries_of(data.images, data.masks), key=lambda entry: entry.name)
+            source = voc_archive("2012")
+            raise self.missing_error(f"{file} is missing", source, error=error) from error
+        return sorted(make_entries(data.images, data.masks), key=lambda entry: entry.name)
 
     def _sbd(self) -> list[Entry]:
-        """SBD's train and val, as its archive unpacks or as torchvision arranges it; none of them
-        if they are not there and ``partial``."""
+        """Return SBD's train and val entries, in the archive's layout or torchvision's; none if
+        they are missing and ``partial`` is set."""
         unpacked = self.root / "benchmark_RELEASE" / "dataset"
         places = [unpacked, self.root / "sbd"]
         folder = next((p for p in places if (p / "train.txt").is_file()), unpacked)
@@ -117,19 +126,19 @@ class VOCMasks(VOC):
                     SBDataset.url, str(self.root), filename=SBD.filename, md5=SBD.md5
                 )
             halves = (SBDataset(str(folder), half, "segmentation") for half in ("train", "val"))
-            return [entry for data in halves for entry in entries_of(data.images, data.masks)]
+            return [entry for data in halves for entry in make_entries(data.images, data.masks)]
         except (OSError, RuntimeError) as error:
             if self.partial:
                 return []
-            what = f"{folder / 'train.txt'} is missing{self.failed(error)}"
-            own = f"; dataset.sbd=false trains on VOC's own {self.counts['train']:,} images"
-            raise ValueError(f"{self.missing(what, SBD)}{own}") from error
+            missing = self.missing_error(f"{folder / 'train.txt'} is missing", SBD, error=error)
+            alternative = f"; dataset.sbd=false trains on VOC's own {self.counts['train']:,} images"
+            raise ValueError(f"{missing}{alternative}") from error
 
 
 class ShapesMasks(VOCMasks):
-    """Coloured shapes made by code in VOC's layout: 64 training and 16 validation images."""
+    """Synthetic shapes in VOC's layout: 64 training and 16 validation images."""
 
-    classes = shapes.CLASSES
+    classes = SHAPE_CLASSES
     counts = {"train": 64, "val": 16}
 
     def __init__(self, setup: Setup, name: str, crop: int = 97, holdout: int = 0) -> None:
@@ -137,11 +146,11 @@ class ShapesMasks(VOCMasks):
 
     @property
     def root(self) -> Path:
-        return shapes.folder()
+        return shapes_root()
 
 
 def _mask(path: Path) -> Tensor:
-    """Labels (h, w): a palette PNG of VOC's, or one of SBD's MATLAB files."""
+    """Read labels (h, w) from a palette PNG of VOC or a MATLAB file of SBD."""
     if path.suffix != ".mat":
         with Image.open(path) as image:
             return torch.from_numpy(np.array(image, dtype=np.uint8))

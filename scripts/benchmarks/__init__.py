@@ -1,1 +1,1 @@
-"""What scripts/bench.py measures with: one module a section, and what they share."""
+"""Benchmarks of the optimizer step, training and data loading, and tests of endurance."""

@@ -1,32 +1,45 @@
-"""What is trained in a measurement of loops, and the loops themselves, each for a child process."""
+"""What the training benchmarks train, and the training loops, each for a child process."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from hydra.utils import get_class
 from torch import nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader
 
 from benchmarks import optimizers as opt
-from benchmarks import stand_in
-from benchmarks.baselines import OrdinaryLoop
-from benchmarks.children import Turn
-from benchmarks.options import Options
-from benchmarks.timing import Clock
+from benchmarks.datasets import IMAGE_SETS, is_on_disk, torchvision_dataset
+from benchmarks.measure import ChildProcess, Clock, Options
 from lrd.config import compose
+from lrd.training import builder
 from lrd.config.schema import Config
 from lrd.loggers.base import Logger, Metrics
-from lrd.training import builder
-from lrd.training.trainer import Trainer
 
-Turned = dict[str, Any]
+WARMUP_STEPS = 4  # of a first turn, which loads the data and compiles
 
 
 @dataclass(frozen=True)
 class Workload:
-    """A network on a data set, as the configuration names them. ``images`` are (training, test)
-    random ones instead of the real data; ``steps`` end an epoch early."""
+    """A model on a data set, by the names of the configuration.
+
+    Args:
+        title: what the tables call it.
+        data: ``dataset=``.
+        model: ``model=``.
+        device: ``train.device=``.
+        threads: ``train.threads=``.
+        root: ``data.root=``.
+        batch: ``train.batch_size=``.
+        hidden: ``model.hidden=``.
+        images: numbers of (training, test) random images that replace the real data.
+        steps: number of steps after which an epoch ends early.
+        extra: further settings.
+    """
 
     title: str
     data: str
@@ -38,58 +51,81 @@ class Workload:
     hidden: tuple[int, ...] | None = None
     images: tuple[int, int] | None = None
     steps: int | None = None
-    extra: tuple[str, ...] = field(default=())
+    extra: tuple[str, ...] = ()
 
     @staticmethod
     def of(options: Options, data: str, model: str, steps: int | None = None) -> "Workload":
-        """Toy sizes if the options are quick, random images where the data set is not at hand."""
-        made = Workload(
-            f"{model} on {data}",
-            data,
-            model,
-            options.device.type,
-            options.threads,
-            options.root,
-            steps=steps,
-        )
+        """Return a workload of toy size if ``options.quick``, else of the paper's batch size.
+
+        Random images replace a data set that is not on disk.
+        """
+        title, device = f"{model} on {data}", options.device.type
+        made = Workload(title, data, model, device, options.threads, options.root, steps=steps)
         if options.quick:
             hidden = (32,) if model == "fcnet" else None
             extra = ("train.compile=false", "eval.batch_size=64")
             return replace(made, batch=32, hidden=hidden, images=(256, 64), steps=4, extra=extra)
-        if not stand_in.at_hand(data, options.root):
-            return replace(made, images=stand_in.COUNTS[data])
+        if not is_on_disk(data, options.root):
+            return replace(made, images=IMAGE_SETS[data].counts)
         return made
 
     def overrides(self) -> list[str]:
-        """The command line of run.py for it."""
-        task = "cifar10" if self.data.startswith("cifar") else self.data
+        """Return the arguments of run.py."""
         lines = [
-            *(
-                f"task={task}",
-                f"dataset={self.data}",
-                f"model={self.model}",
-                f"data.root={self.root}",
-            ),
-            *(f"train.device={self.device}", f"train.threads={self.threads}"),
+            f"task={'cifar10' if self.data.startswith('cifar') else self.data}",
+            f"dataset={self.data}",
+            f"model={self.model}",
+            f"data.root={self.root}",
+            f"train.device={self.device}",
+            f"train.threads={self.threads}",
             f"train.batch_size={self.batch}",
         ]
         if self.hidden is not None:
             lines.append(f"model.hidden=[{','.join(map(str, self.hidden))}]")
         if self.images is not None:
-            train, test = self.images
-            lines += [
-                *("dataset._target_=benchmarks.stand_in.RandomImages", "run.allow=[benchmarks]"),
-                *(f"+dataset.like={self.data}", f"+dataset.train={train}", f"+dataset.test={test}"),
-            ]
+            lines += ["dataset._target_=benchmarks.datasets.RandomImages", "run.allow=[benchmarks]"]
+            lines += [f"+dataset.like={self.data}", f"+dataset.train={self.images[0]}"]
+            lines.append(f"+dataset.test={self.images[1]}")
         return [*lines, *self.extra]
 
+    def config(self, overrides: Sequence[str] = ()) -> Config:
+        """Return the checked configuration, with further ``overrides``."""
+        return compose.to_config(compose.compose([*self.overrides(), *overrides]))
+
     def describe(self) -> str:
-        images = "random images" if self.images else "real images"
-        return f"{self.title}, batch {self.batch}, {images}"
+        """Return the title with batch size and kind of images."""
+        return f"{self.title}, batch {self.batch}, {self.describe_images()}"
+
+    def describe_images(self) -> str:
+        return "random images" if self.images else "real images"
 
 
-class Latest(Logger):
-    """Keeps the latest epoch's numbers."""
+@dataclass(frozen=True)
+class TurnResult:
+    """What one turn of a loop did.
+
+    Args:
+        images: number of images, in ``seconds``.
+        seconds: duration of training, or of loading.
+        total_seconds: duration with evaluation.
+        record: how a run computes, as in its run.json.
+    """
+
+    images: float
+    seconds: float
+    total_seconds: float
+    record: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def images_per_second(self) -> float:
+        return self.images / self.seconds
+
+
+LoopTurn = Callable[[int | None], TurnResult]
+
+
+class _LatestEpoch(Logger):
+    """Keeps the numbers of the latest epoch."""
 
     numbers: Metrics
 
@@ -97,70 +133,116 @@ class Latest(Logger):
         self.numbers = numbers
 
 
-def built(settings: Config) -> tuple[Trainer, dict[str, str]]:
-    """What run.py trains with, and how it computes."""
-    parts, computed = builder.build(settings)
-    trainer, implementation = builder.build_trainer(settings, parts)
-    return trainer, {**computed, "implementation": implementation}
-
-
-def ours(workload: Workload, overrides: Sequence[str]) -> Turn:
-    """The very loop of run.py; a turn trains one epoch and evaluates.
-
-    ``images`` per ``seconds`` is training alone, ``whole`` the seconds with evaluation, ``how``
-    what the run would have in its record.
-    """
-    settings = compose.to_config(compose.compose([*workload.overrides(), *overrides]))
-    (trainer, how), latest = built(settings), Latest()
+def lrd_loop(workload: Workload, overrides: Sequence[str]) -> LoopTurn:
+    """Return a function that trains and evaluates for an epoch, or ``steps``, as run.py does."""
+    config, latest = workload.config(overrides), _LatestEpoch()
+    parts, computed = builder.build(config)
+    trainer, implementation = builder.build_trainer(config, parts)
     trainer.sinks = [latest]
+    record = {**computed, "implementation": implementation}
 
-    def turn(steps: int | None) -> Turned:
-        at = trainer.progress
-        trainer.epochs = at.epoch + 1
-        trainer.max_steps = None if steps is None else at.total + steps
+    def turn(steps: int | None) -> TurnResult:
+        progress = trainer.progress
+        trainer.epochs = progress.epoch + 1
+        trainer.max_steps = None if steps is None else progress.total + steps
         trainer.run()
-        numbers = latest.numbers
-        seconds = float(numbers["train_seconds"])
-        images = float(numbers["images_per_second"]) * seconds
-        return {
-            "images": images,
-            "seconds": seconds,
-            "whole": float(numbers["seconds"]),
-            "how": how,
-        }
+        seconds = float(latest.numbers["train_seconds"])
+        images = float(latest.numbers["images_per_second"]) * seconds
+        return TurnResult(images, seconds, float(latest.numbers["seconds"]), record)
 
     return turn
 
 
-def network(workload: Workload) -> nn.Module:
-    """Its network by itself: lrd.build would set switches of torch too, which only ours has."""
-    node = dict(compose.to_config(compose.compose(workload.overrides())).model)
-    kind = stand_in.KINDS[workload.data]
+def make_model(workload: Workload) -> nn.Module:
+    """Return the workload's model alone: lrd.build would also set switches of torch."""
+    node = dict(workload.config().model)
+    kind = IMAGE_SETS[workload.data].ours
     return get_class(node.pop("_target_"))(shape=kind.shape, classes=kind.classes, **node)
 
 
-def ordinary(workload: Workload, form: str, workers: int) -> Turn:
-    """The loop as people write it, on the same network, data and Adam; ``form`` is torch's default
-    or the authors' style of LRD. A turn trains one epoch, the start of its workers included."""
+def plain_loop(workload: Workload, naive: bool, workers: int) -> LoopTurn:
+    """Return a function that trains for an epoch, or ``steps``, in a plain PyTorch loop.
+
+    It trains the same model on the same data by Adam, in torch's default variant or with naive
+    LRD. An epoch includes the start of the ``workers``.
+    """
     torch.set_num_threads(workload.threads)
     device = torch.device(workload.device)
     torch.manual_seed(0)
-    model = network(workload).to(device)
-    default = opt.FOREACH if device.type == "cuda" else opt.FOR_LOOP
-    optimizer: Any = opt.make(
-        "adam", default if form != opt.AUTHORS else form, [*model.parameters()]
-    )
+    model = make_model(workload).to(device)
+    default = opt.TORCH_FOREACH if device.type == "cuda" else opt.TORCH_LOOP
+    optimizer = opt.make_optimizer("adam", opt.NAIVE if naive else default, [*model.parameters()])
     count = None if workload.images is None else workload.images[0]
-    data = stand_in.ordinary(workload.data, workload.root, count)
-    # In kuangliu's loop as in most; here it changes nothing on a CPU.
+    data = torchvision_dataset(workload.data, workload.root, count)
+    loader = DataLoader(data, workload.batch, shuffle=True, num_workers=workers)
+    # As most PyTorch loops do; it changes nothing on a CPU.
     torch.backends.cudnn.benchmark = True
-    loop = OrdinaryLoop(model, optimizer, data, device, workload.batch, workers)
 
-    def turn(steps: int | None) -> Turned:
-        clock = Clock()  # the loop itself waits for the device at every step
+    def turn(steps: int | None) -> TurnResult:
+        clock = Clock()  # the loop itself synchronizes at every step
         clock.start()
-        done = loop.epoch(steps)
+        images = train_plain_epoch(model, optimizer, loader, device, steps)["images"]
         seconds = clock.stop()
-        return {"images": done["images"], "seconds": seconds, "whole": seconds}
+        return TurnResult(images, seconds, seconds)
 
     return turn
+
+
+def train_plain_epoch(
+    model: nn.Module,
+    optimizer: Optimizer,
+    loader: DataLoader[Any],
+    device: torch.device,
+    steps: int | None = None,
+) -> dict[str, float]:
+    """Train for an epoch, or its first ``steps`` steps, as a typical PyTorch loop does.
+
+    It computes in float32 and reads loss and accuracy after every step. Returns the mean loss, the
+    accuracy in % and the number of images.
+    """
+    model.train()
+    loss_sum, correct, images, done = 0.0, 0, 0, 0
+    for inputs, targets in loader:
+        inputs, targets = inputs.to(device), targets.to(device)
+        optimizer.zero_grad()
+        outputs = model(inputs)
+        loss = F.cross_entropy(outputs, targets)
+        loss.backward()
+        optimizer.step()
+
+        loss_sum += loss.item()
+        correct += outputs.argmax(1).eq(targets).sum().item()
+        images += len(targets)
+        done += 1
+        if done == steps:
+            break
+    return {"loss": loss_sum / done, "accuracy": 100 * correct / images, "images": images}
+
+
+def alternate(
+    loops: Mapping[str, tuple[Any, ...]], rounds: int, steps: int | None
+) -> tuple[dict[str, list[TurnResult]], dict[str, float]]:
+    """Run each loop in a child process, A B A B ..., after a short turn of each.
+
+    Args:
+        loops: a function that returns a :data:`LoopTurn`, and its arguments, by label.
+        rounds: turns of every loop.
+        steps: length of a turn; None is an epoch.
+
+    Returns:
+        Results of the turns and peak memory in MB, by label.
+    """
+    with ExitStack() as stack:
+        children = {k: stack.enter_context(ChildProcess(*loop)) for k, loop in loops.items()}
+        for child in children.values():
+            child.turn(WARMUP_STEPS)
+        turns: dict[str, list[TurnResult]] = {label: [] for label in children}
+        for _ in range(rounds):
+            for label, child in children.items():
+                turns[label].append(child.turn(steps))
+        return turns, {label: child.peak_memory() for label, child in children.items()}
+
+
+def image_rates(turns: Mapping[str, Sequence[TurnResult]]) -> dict[str, list[float]]:
+    """Return images per second, by label and turn."""
+    return {label: [turn.images_per_second for turn in own] for label, own in turns.items()}

@@ -1,1 +1,1 @@
-"""Networks of the paper. Each takes the data's ``shape`` (c, h, w) and number of ``classes``."""
+"""Networks of the paper. Classifiers take an image's ``shape`` (c, h, w) and the ``classes``."""

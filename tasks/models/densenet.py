@@ -1,12 +1,12 @@
-"""DenseNet-121 for small images: torchvision's blocks behind a 3 x 3 stem without pooling."""
+"""DenseNet-121 for small images: a 3 x 3 stem without pooling, then torchvision's blocks."""
 
 from collections.abc import Iterator
 
 from torch import nn
 from torchvision.models.densenet import DenseNet
 
-from tasks.models.hidden import Unit
-from tasks.models.initialise import reset
+from tasks.models.hidden_units import Unit
+from tasks.models.weights import reset_parameters
 
 
 class DenseNet121(DenseNet):
@@ -17,10 +17,12 @@ class DenseNet121(DenseNet):
         self.features.conv0 = nn.Conv2d(shape[0], 64, 3, padding=1, bias=False)
         for name in ("norm0", "relu0", "pool0"):
             setattr(self.features, name, nn.Identity())
-        reset(self)
+        reset_parameters(self)
 
     def units(self) -> Iterator[Unit]:
-        """After every convolution but the first (Huang et al., 2017, section 4.2); torchvision's
-        ``drop_rate`` is for the second ones of the dense layers alone."""
+        """Yield every convolution but the first (Huang et al., 2017, section 4.2).
+
+        torchvision's ``drop_rate`` applies only after the second convolution of a dense layer.
+        """
         layers = [m for m in self.features.modules() if isinstance(m, nn.Conv2d)]
         return ((layer, "output") for layer in layers[1:])

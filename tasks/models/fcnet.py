@@ -5,11 +5,12 @@ from itertools import pairwise
 
 from torch import nn
 
-from tasks.models.hidden import Unit
+from tasks.models.hidden_units import Unit
 
 
 class FCNet(nn.Sequential):
-    """784-1000-1000-10 with ReLU on MNIST (section 4.1); grey images of any size."""
+    """Linear layers with ReLU, 784-1000-1000-10 on MNIST (section 4.1), for gray images of any
+    size."""
 
     def __init__(
         self, shape: tuple[int, int, int], classes: int, hidden: Sequence[int] = (1000, 1000)
@@ -17,7 +18,7 @@ class FCNet(nn.Sequential):
         channels, height, width = shape
         if channels != 1:
             raise ValueError(
-                f"model=fcnet must be given grey images (digits, mnist), got {channels} channels: "
+                f"model=fcnet must be given gray images (digits, mnist), got {channels} channels: "
                 "choose model=resnet18, resnet34 or densenet121"
             )
         sizes = [height * width, *hidden]
@@ -25,5 +26,5 @@ class FCNet(nn.Sequential):
         super().__init__(nn.Flatten(), *layers, nn.Linear(sizes[-1], classes))
 
     def units(self) -> Iterator[Unit]:
-        """The hidden ones, after their ReLU."""
+        """Yield the ReLU after every hidden layer."""
         return ((layer, "output") for layer in self if isinstance(layer, nn.ReLU))

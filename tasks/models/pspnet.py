@@ -9,15 +9,15 @@ from torch.nn import functional as F
 from torchvision import models
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
-from tasks.models import weights as pretrained
-from tasks.models.hidden import Unit, of_resnet
+from tasks.models.hidden_units import Unit, resnet_hidden_units
+from tasks.models.weights import load_weights, read_weights
 
-IMAGENET = {
+IMAGENET_WEIGHTS = {
     18: models.ResNet18_Weights.IMAGENET1K_V1,
     50: models.ResNet50_Weights.IMAGENET1K_V1,
     101: models.ResNet101_Weights.IMAGENET1K_V1,
 }
-BLOCKS: dict[int, tuple[type[BasicBlock | Bottleneck], list[int]]] = {
+RESNET_LAYERS: dict[int, tuple[type[BasicBlock | Bottleneck], list[int]]] = {
     18: (BasicBlock, [2, 2, 2, 2]),
     50: (Bottleneck, [3, 4, 6, 3]),
     101: (Bottleneck, [3, 4, 23, 3]),
@@ -25,27 +25,35 @@ BLOCKS: dict[int, tuple[type[BasicBlock | Bottleneck], list[int]]] = {
 
 
 class PyramidPooling(nn.Module):
-    """Maps (n, c, h, w) beside their averages over grids of ``bins`` x ``bins`` cells, each taken
-    to c / 4 channels and back to h x w: (n, 2 c, h, w) for four bins (their section 3.2)."""
+    """Concatenate maps (n, c, h, w) with averages over grids (section 3.2).
+
+    Each element b of ``bins`` gives the averages over b x b cells, projected to c / len(bins)
+    channels and resized to h x w. The result is (n, 2 c, h, w).
+    """
 
     def __init__(self, channels: int, bins: tuple[int, ...] = (1, 2, 3, 6)) -> None:
         super().__init__()
         width = channels // len(bins)
         self.bins = nn.ModuleList(
-            nn.Sequential(nn.AdaptiveAvgPool2d(bin), *_unit(channels, width, 1)) for bin in bins
+            nn.Sequential(nn.AdaptiveAvgPool2d(bin), *_conv(channels, width, 1)) for bin in bins
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([x, *(_resize(pooled(x), x) for pooled in self.bins)], 1)
+        return torch.cat([x, *(_resize_like(pooled(x), x) for pooled in self.bins)], 1)
 
 
 class PSPNet(nn.Module):
-    """PSPNet with layer3 and layer4 dilated by 2 and 4 throughout, so that maps are 1/8 in size.
+    """PSPNet with layer3 and layer4 dilated by 2 and 4, so that maps have 1/8 of the image size.
 
-    Takes images (n, 3, h, w) and gives logits of their size: ``{"out": (n, classes, h, w)}``, in
-    training also ``"aux"`` of the auxiliary head on layer3. ``weights`` are those of the body (a
-    classifier's) or of the whole network; ``head_lr_factor`` is the learning rate of what is not
-    the body, in units of the body's.
+    Maps images (n, 3, h, w) to ``{"out": logits}``, logits (n, classes, h, w); in training also
+    ``"aux"``, the logits of the auxiliary head on layer3.
+
+    Args:
+        classes: Number of classes, the background included.
+        weights: Initial weights (:func:`tasks.models.weights.read_weights`): of the body, from a
+            classifier, or of the complete network.
+        head_lr_factor: Learning rate of the heads divided by the learning rate of the body.
+        dropout: Probability to drop a channel of the heads.
     """
 
     depth: ClassVar[int]
@@ -59,7 +67,7 @@ class PSPNet(nn.Module):
         if not 0 <= dropout < 1:
             raise ValueError(f"model.dropout must be in [0, 1), got {dropout}")
         self.head_lr_factor = float(head_lr_factor)
-        block, layers = BLOCKS[self.depth]
+        block, layers = RESNET_LAYERS[self.depth]
         body = ResNet(block, layers)
         dilate(body.layer3, 2)
         dilate(body.layer4, 4)
@@ -67,31 +75,33 @@ class PSPNet(nn.Module):
         self.body = body
         features = 512 * block.expansion
         self.head = nn.Sequential(
-            PyramidPooling(features), *_classifier(2 * features, features // 4, classes, dropout)
+            PyramidPooling(features),
+            *_head(2 * features, features // 4, classes, dropout),
         )
-        self.aux = nn.Sequential(*_classifier(features // 2, features // 8, classes, dropout))
-        self._start_from(weights)
+        self.aux = nn.Sequential(*_head(features // 2, features // 8, classes, dropout))
+        self._load(weights)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         body = self.body
         x = body.maxpool(body.relu(body.bn1(body.conv1(images))))
         third = body.layer3(body.layer2(body.layer1(x)))
-        out = {"out": _resize(self.head(body.layer4(third)), images)}
+        out = {"out": _resize_like(self.head(body.layer4(third)), images)}
         if self.training:
-            out["aux"] = _resize(self.aux(third), images)
+            out["aux"] = _resize_like(self.aux(third), images)
         return out
 
     def units(self) -> Iterator[Unit]:
-        """Those of the body; the heads have a dropout of their own."""
-        return of_resnet(self.body)
+        """Yield the units of the body; the heads have their own dropout."""
+        return resnet_hidden_units(self.body)
 
-    def _start_from(self, weights: str) -> None:
-        state = pretrained.state_dict(weights, IMAGENET[self.depth])
+    def _load(self, weights: str) -> None:
+        state = read_weights(weights, IMAGENET_WEIGHTS[self.depth])
         if state is None:
             return
-        whole = any(name.startswith("body.") for name in state)
-        module = self if whole else self.body
-        pretrained.load(module, state, weights, () if whole else ("fc.",))
+        if any(name.startswith("body.") for name in state):
+            load_weights(self, state, weights, ())
+        else:
+            load_weights(self.body, state, weights, ("fc.",))
 
 
 class PSPNet18(PSPNet):
@@ -109,10 +119,10 @@ class PSPNet101(PSPNet):
 
 
 def dilate(layer: nn.Module, rate: int) -> None:
-    """Stride 1 in every convolution of a ResNet's layer, and dilation ``rate`` in its 3 x 3 ones.
+    """Set stride 1 in all convolutions of a ResNet layer and dilation ``rate`` in the 3 x 3 ones.
 
-    torchvision's ``replace_stride_with_dilation`` leaves a layer's first block at half the rate,
-    where PSPNet has it throughout, and refuses ResNet-18.
+    torchvision's ``replace_stride_with_dilation`` dilates a layer's first block by half the rate,
+    unlike PSPNet, and does not support ResNet-18.
     """
     for conv in layer.modules():
         if isinstance(conv, nn.Conv2d):
@@ -121,14 +131,14 @@ def dilate(layer: nn.Module, rate: int) -> None:
                 conv.dilation = conv.padding = (rate, rate)
 
 
-def _unit(before: int, after: int, kernel: int) -> list[nn.Module]:
+def _conv(before: int, after: int, kernel: int) -> list[nn.Module]:
     conv = nn.Conv2d(before, after, kernel, padding=kernel // 2, bias=False)
     return [conv, nn.BatchNorm2d(after), nn.ReLU(inplace=True)]
 
 
-def _classifier(before: int, width: int, classes: int, dropout: float) -> list[nn.Module]:
-    return [*_unit(before, width, 3), nn.Dropout2d(dropout), nn.Conv2d(width, classes, 1)]
+def _head(before: int, width: int, classes: int, dropout: float) -> list[nn.Module]:
+    return [*_conv(before, width, 3), nn.Dropout2d(dropout), nn.Conv2d(width, classes, 1)]
 
 
-def _resize(x: Tensor, like: Tensor) -> Tensor:
+def _resize_like(x: Tensor, like: Tensor) -> Tensor:
     return F.interpolate(x, like.shape[-2:], mode="bilinear", align_corners=True)

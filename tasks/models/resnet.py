@@ -1,4 +1,4 @@
-"""ResNets for small images: torchvision's blocks behind a 3 x 3 stem without max-pooling."""
+"""ResNets for small images: a 3 x 3 stem without max-pooling, then torchvision's blocks."""
 
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -7,8 +7,8 @@ from itertools import pairwise
 from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
-from tasks.models.hidden import Unit, of_resnet
-from tasks.models.initialise import reset
+from tasks.models.hidden_units import Unit, resnet_hidden_units
+from tasks.models.weights import reset_parameters
 
 
 class SmallResNet(ResNet):
@@ -18,10 +18,10 @@ class SmallResNet(ResNet):
         super().__init__(BasicBlock, layers, num_classes=classes)
         self.conv1 = nn.Conv2d(shape[0], 64, 3, padding=1, bias=False)
         self.maxpool = nn.Identity()  # type: ignore[assignment]
-        reset(self)
+        reset_parameters(self)
 
     def units(self) -> Iterator[Unit]:
-        return of_resnet(self)
+        return resnet_hidden_units(self)
 
 
 class ResNet18(SmallResNet):
@@ -39,12 +39,12 @@ class ResNet34(SmallResNet):
 
 
 class ThinResNet(nn.Sequential):
-    """The CIFAR network of He et al. (2016), section 4.2: 6 ``blocks`` + 2 layers of weights.
+    """The CIFAR network of He et al. (2016), section 4.2, with 6 ``blocks`` + 2 weight layers.
 
-    Three stages of so many ``blocks`` with 16, 32 and 64 channels; the first block of the second
-    and of the third halves the resolution, and its shortcut is a projection (their option B, where
-    they pad with zeros). For CIFAR-10, 272,474 parameters with 3 blocks (ResNet-20), 78,042 with
-    one (ResNet-8).
+    Three stages have 16, 32 and 64 channels and ``blocks`` residual blocks each. The first block of
+    the second and third stage halves the resolution; its shortcut is a projection (their option B;
+    they pad with zeros). For CIFAR-10 it has 272,474 parameters with 3 blocks (ResNet-20) and
+    78,042 with one (ResNet-8).
     """
 
     def __init__(self, shape: tuple[int, int, int], classes: int, blocks: int = 3) -> None:
@@ -57,17 +57,17 @@ class ThinResNet(nn.Sequential):
         }
         for number, (before, after) in enumerate(pairwise((16, 16, 32, 64)), 1):
             rest = (BasicBlock(after, after) for _ in range(blocks - 1))
-            layers[f"layer{number}"] = nn.Sequential(entering(before, after), *rest)
+            layers[f"layer{number}"] = nn.Sequential(first_block(before, after), *rest)
         head = {"avgpool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten()}
         super().__init__(OrderedDict(layers | head | {"fc": nn.Linear(64, classes)}))
-        reset(self)
+        reset_parameters(self)
 
     def units(self) -> Iterator[Unit]:
-        return of_resnet(self)
+        return resnet_hidden_units(self)
 
 
-def entering(before: int, after: int) -> BasicBlock:
-    """The first block of a stage; where the width grows, it halves the resolution."""
+def first_block(before: int, after: int) -> BasicBlock:
+    """Return the first block of a stage; it halves the resolution if the width grows."""
     if before == after:
         return BasicBlock(before, after)
     shortcut = nn.Sequential(nn.Conv2d(before, after, 1, 2, bias=False), nn.BatchNorm2d(after))

@@ -1,21 +1,22 @@
 """SSD (Liu et al., 2016): SSD300 on VGG16, and SSDLite320 on MobileNetV3 for small machines.
 
-Matching, box coding, hard negatives and non-maximum suppression are torchvision's. Its ``ssd.py``
-(0.29) and the authors' Caffe code (``examples/ssd/ssd_pascal.py`` and its layers) part in these:
+torchvision implements matching, box coding, hard negative mining and non-maximum suppression. Its
+``ssd.py`` (0.29) differs from the authors' Caffe code (``examples/ssd/ssd_pascal.py`` and its
+layers):
 
-- fc6 and fc7 are drawn (Xavier); Caffe's start from VGG16's own, subsampled.
-- Of two objects with the same best prior the later one has it (here on a GPU too), and the other
-  perhaps none. Caffe pairs them off, each with one of its own.
-- Where more than a quarter of an image's priors are matched, negatives are too few, and torchvision
-  fills up with positives, counted a second time.
-- Detections are cut to the image before the suppression, in Caffe after it; torchvision also
-  bounds predicted widths and heights to 62.5 times a prior's.
+- fc6 and fc7 have random (Xavier) weights; in Caffe they start from VGG16's, subsampled.
+- If two objects have the same best prior, the later object gets it (here on a GPU too), and the
+  other may get none. In Caffe each object gets its own prior.
+- If more than a quarter of an image's priors are matched, there are too few negatives, and
+  torchvision counts positives a second time instead.
+- torchvision clips detections to the image before the suppression, Caffe after it; torchvision
+  also limits predicted widths and heights to 62.5 times those of the prior.
 - "Xavier" is uniform with variance 2 / (fan in + fan out), in Caffe 1 / fan in.
-- Caffe's biases have twice the learning rate and no weight decay; here all parameters are alike.
+- Caffe's biases have twice the learning rate and no weight decay; here all parameters are equal.
 
-Where torchvision's *defaults* differ, Caffe's are set here: VOC's sizes of priors instead of
+Where torchvision's *defaults* differ, this module sets Caffe's: VOC's prior sizes instead of
 COCO's, priors that may be wider than the image (``clip``; ssd.pytorch clips), every layer trained.
-The 400 best per class before and the 200 best per image after suppression are the same in both.
+Both keep the 400 best detections per class before the suppression and the 200 best per image after.
 """
 
 from collections.abc import Mapping
@@ -33,38 +34,42 @@ from torchvision.models.detection.ssdlite import SSDLiteFeatureExtractorMobileNe
 from torchvision.models.vgg import cfgs, make_layers
 from torchvision.ops import box_iou
 
-from tasks.augment import MEAN, STD
-from tasks.models import weights as pretrained
+from tasks.data.augment import MEAN, STD
+from tasks.models.weights import load_weights, read_weights
 
-SIZES = (30, 60, 111, 162, 213, 264, 315)  # of priors, of 300: each map's smaller and larger one
-LOSSES = {"box_loss": "bbox_regression", "class_loss": "classification"}  # torchvision's names
-# MobileNetV3's block that the first map is taken from, and the channels of its last layer where the
-# tail is halved.
-C4 = 13
-LAST, HALVED = "backbone.features.1.3.0.weight", 480
+# Prior sizes in pixels of 300; a map uses its own size and the next one.
+PRIOR_SIZES = (30, 60, 111, 162, 213, 264, 315)
+# Names of the losses, here and in torchvision.
+TORCHVISION_LOSSES = {"box_loss": "bbox_regression", "class_loss": "classification"}
+FIRST_MAP_BLOCK = 13  # MobileNetV3's block that gives the first map
+# MobileNetV3's last layer, and its channels if torchvision's reduced tail halves them.
+LAST, REDUCED = "backbone.features.1.3.0.weight", 480
 
-Heads = dict[str, Tensor]  # bbox_regression (n, priors, 4) and cls_logits (n, priors, classes)
-Target = dict[str, Tensor]
+HeadOutputs = dict[str, Tensor]  # bbox_regression (n, priors, 4), cls_logits (n, priors, classes)
+Targets = list[dict[str, Tensor]]
 
 
 class Detector(SSD):
-    """torchvision's SSD for images that come prepared: (n, 3, size, size), normalised by ``mean``
-    and ``std``, which are those of images in [0, 1] that the weights expect.
+    """torchvision's SSD for preprocessed images (n, 3, size, size).
 
-    ``targets[i]`` holds the objects of image i: ``boxes`` (m, 4) as x1, y1, x2, y2 in pixels of it,
-    of positive width and height, and ``labels`` (m,) int64 from 1, for 0 is background; m may be 0.
-    Given targets it returns what :meth:`losses` does; in eval mode also ``"detections"``, for each
-    image ``boxes`` (d, 4) in its pixels, ``scores`` (d,), best first, and ``labels`` (d,).
-    Under autocast the network runs in bfloat16, what follows in float32.
+    Images are normalized by ``mean`` and ``std``, those of images in [0, 1] that the weights
+    expect. Under autocast the network runs in bfloat16 and the losses in float32.
 
-    torchvision's loss selects by masks, whose counts the CPU needs: a step waits for the device.
+    ``targets[i]`` holds the objects of image i: ``boxes`` (m, 4), x1 y1 x2 y2 in its pixels, with
+    positive width and height, and ``labels`` (m,) int64 from 1 (0 is background); m may be 0.
+    With targets the result contains that of :meth:`losses`. In eval mode it contains
+    ``"detections"``: for each image ``boxes`` (d, 4) in its pixels, ``scores`` (d,), best first,
+    and ``labels`` (d,).
+
+    torchvision's loss selects by masks, whose counts the CPU needs, so a step synchronizes the
+    device.
     """
 
     size: ClassVar[int]
-    maps: ClassVar[tuple[int, ...]]  # sides of the maps that boxes are predicted from
+    maps: ClassVar[tuple[int, ...]]  # sides of the feature maps
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    priors: Tensor  # (priors, 4) as boxes are
+    priors: Tensor  # (priors, 4), x1 y1 x2 y2 in pixels
 
     def __init__(
         self, backbone: nn.Module, generator: DefaultBoxGenerator, head: nn.Module, classes: int
@@ -82,16 +87,16 @@ class Detector(SSD):
             nms_thresh=0.45,
             detections_per_img=200,
         )
-        del self.transform  # resizes and normalises
-        with torch.device("cpu"):  # where the generator's shapes are
+        del self.transform  # it resizes and normalizes
+        with torch.device("cpu"):  # the device of the generator's shapes
             image = ImageList(torch.empty(1, 3, self.size, self.size), [(self.size, self.size)])
             maps = [torch.empty(1, 1, side, side) for side in self.maps]
             self.register_buffer("priors", generator(image, maps)[0], persistent=False)
 
-    # Compiled whole it would be so anew for every number of objects: only predict is compiled.
+    # Compiling everything would recompile for every number of objects: only predict is compiled.
     @torch.compiler.disable(recursive=False)
     def forward(  # type: ignore[override]
-        self, images: Tensor, targets: list[Target] | None = None
+        self, images: Tensor, targets: Targets | None = None
     ) -> dict[str, Any]:
         side = (self.size, self.size)
         assert images.shape[-2:] == side, f"images of {side}, got {tuple(images.shape)}"
@@ -102,19 +107,22 @@ class Detector(SSD):
             out["detections"] = self.postprocess_detections(heads, [self.priors] * n, [side] * n)
         return out
 
-    def predict(self, images: Tensor) -> Heads:
-        """What backbone and head make of ``images``, in float32."""
+    def predict(self, images: Tensor) -> HeadOutputs:
+        """Return the outputs of the heads for ``images``, in float32."""
         maps = list(self.backbone(images).values())
         return {name: out.float() for name, out in self.head(maps).items()}
 
     @torch.compiler.disable()
-    def losses(self, heads: Heads, targets: list[Target]) -> dict[str, Any]:
-        """``"losses"``, ``box_loss`` (smooth L1) and ``class_loss`` (cross entropy, hard negatives
-        3:1): sums over the batch by its matched priors, of which 1 is taken where there is none.
+    def losses(self, heads: HeadOutputs, targets: Targets) -> dict[str, Any]:
+        """Return the losses of a batch of n images.
 
-        Besides ``"positives"`` (n,), the matched priors of each image, and ``"sums"``, the two
-        losses of each image before the division (n,), without gradient: over any batches, sum by
-        sum they make the loss of all images. An image without objects adds nothing.
+        Returns:
+            ``"losses"``: ``box_loss`` (smooth L1) and ``class_loss`` (cross entropy, hard negatives
+            3:1), each a sum over the batch divided by the number of its matched priors, at least 1.
+            ``"positives"`` (n,): the number of matched priors per image. ``"sums"``: both losses
+            per image (n,) before the division, without gradient. The loss over several batches is
+            the sum of ``"sums"`` divided by the sum of ``"positives"``. An image without objects
+            contributes 0.
         """
         matches = [self.match(target["boxes"]) for target in targets]
         positives = torch.stack([(match >= 0).sum() for match in matches])
@@ -123,8 +131,8 @@ class Detector(SSD):
             own = {name: out[i : i + 1] for name, out in heads.items()}
             each.append(self.compute_loss([target], own, [self.priors], [match]))
         sums = {
-            name: torch.stack([loss[theirs] for loss in each]) * positives.clamp(min=1)
-            for name, theirs in LOSSES.items()
+            name: torch.stack([loss[key] for loss in each]) * positives.clamp(min=1)
+            for name, key in TORCHVISION_LOSSES.items()
         }
         total = positives.sum().clamp(min=1)
         return {
@@ -135,22 +143,27 @@ class Detector(SSD):
 
     @torch.no_grad()
     def match(self, boxes: Tensor) -> Tensor:
-        """For each prior the index of its object in ``boxes`` (m, 4), or -1: the one of greatest
-        IoU if that is at least 0.5, or one whose best prior this is, whatever the IoU."""
+        """Return for each prior the index of its object in ``boxes`` (m, 4), or -1; (priors,).
+
+        A prior matches the object with the highest IoU if that is at least 0.5. The best prior of
+        an object matches it at any IoU.
+        """
         if len(boxes) == 0:
             return torch.full((len(self.priors),), -1, device=self.priors.device)
         overlaps = box_iou(boxes, self.priors)
         matches, own = self.proposal_matcher(overlaps), overlaps.argmax(1)
-        # Again, for torchvision's assignment leaves open which of two objects has a prior on a GPU.
+        # If two objects share a best prior, torchvision's choice on a GPU is open: the last wins.
         last = torch.arange(len(boxes), device=own.device)
         return matches.scatter_reduce(0, own, last, "amax", include_self=False)
 
 
 class SSD300VGG16(Detector):
-    """SSD300 with the paper's 8,732 priors for VOC: 26,285,486 parameters with its 21 classes.
+    """SSD300 with the paper's 8,732 priors for VOC: 26,285,486 parameters with VOC's 21 classes.
 
-    ``classes`` counts the background. ``weights`` are those of VGG16's features (a classifier's in
-    Caffe's normalisation, as ``imagenet``'s are) or of the whole network.
+    Args:
+        classes: Number of classes, the background included.
+        weights: Initial weights of VGG16's features, from a classifier with Caffe's normalization
+            like ``imagenet``'s, or of the complete network.
     """
 
     size = 300
@@ -158,29 +171,33 @@ class SSD300VGG16(Detector):
     mean, std = (0.48235, 0.45882, 0.40784), (1 / 255,) * 3
 
     def __init__(self, classes: int, weights: str = "none") -> None:
-        state = pretrained.state_dict(weights, VGG16_Weights.IMAGENET1K_FEATURES)
+        state = read_weights(weights, VGG16_Weights.IMAGENET1K_FEATURES)
         features = make_layers(cfgs["D"])
-        _he(features)
-        _start(features, state, weights)
+        _initialize(features)
+        _load(features, state, weights)
         generator = DefaultBoxGenerator(
             [[2], [2, 3], [2, 3], [2, 3], [2], [2]],
-            scales=[size / self.size for size in SIZES],
+            scales=[size / self.size for size in PRIOR_SIZES],
             steps=[8, 16, 32, 64, 100, 300],
             clip=False,
         )
         channels = [512, 1024, 512, 256, 256, 256]
         head = SSDHead(channels, generator.num_anchors_per_location(), classes)
         super().__init__(SSDFeatureExtractorVGG(features, highres=False), generator, head, classes)
-        _start(self, state, weights)
+        _load(self, state, weights)
 
 
 class SSDLite320MobileNet(Detector):
-    """torchvision's SSDLite320 on MobileNetV3-large, trained and tested as SSD300 is here.
+    """torchvision's SSDLite320 on MobileNetV3-large, trained and evaluated like SSD300.
 
-    Drawn at random its tail is halved and images lie in [-1, 1], as in torchvision: 2,469,860
-    parameters with VOC's 21 classes. A classifier's ``weights`` need the whole tail, again as in
-    torchvision, and ImageNet's normalisation, where torchvision stays with [-1, 1]. Of a whole
-    network's the tail says which.
+    With random weights the tail is reduced and images are in [-1, 1], as in torchvision: 2,469,860
+    parameters with VOC's 21 classes. With a classifier's weights the tail is full, as in
+    torchvision, and images have ImageNet's normalization; torchvision keeps [-1, 1]. The tail of a
+    complete network's weights decides between the two.
+
+    Args:
+        classes: Number of classes, the background included.
+        weights: Initial weights of MobileNetV3, from a classifier, or of the complete network.
     """
 
     size = 320
@@ -188,37 +205,37 @@ class SSDLite320MobileNet(Detector):
     mean, std = (0.5,) * 3, (0.5,) * 3
 
     def __init__(self, classes: int, weights: str = "none") -> None:
-        state = pretrained.state_dict(weights, MobileNet_V3_Large_Weights.IMAGENET1K_V1)
-        made = ssdlite320_mobilenet_v3_large(
+        state = read_weights(weights, MobileNet_V3_Large_Weights.IMAGENET1K_V1)
+        network = ssdlite320_mobilenet_v3_large(
             weights=None, weights_backbone=None, num_classes=classes
         )
-        backbone, head, generator = made.backbone, made.head, made.anchor_generator
-        full = state is not None and not (LAST in state and len(state[LAST]) == HALVED)
+        backbone, head, generator = network.backbone, network.head, network.anchor_generator
+        full = state is not None and not (LAST in state and len(state[LAST]) == REDUCED)
         if full:
             norm = partial(nn.BatchNorm2d, eps=0.001, momentum=0.03)
             features = mobilenet_v3_large(norm_layer=norm).features
-            _start(features, state, weights)
-            backbone = SSDLiteFeatureExtractorMobileNet(features, C4, norm)
+            _load(features, state, weights)
+            backbone = SSDLiteFeatureExtractorMobileNet(features, FIRST_MAP_BLOCK, norm)
             channels = [672, 960, 512, 256, 256, 128]
             head = SSDLiteHead(channels, generator.num_anchors_per_location(), classes, norm)
         super().__init__(backbone, generator, head, classes)
-        _start(self, state, weights)
+        _load(self, state, weights)
         if full:
             self.mean, self.std = MEAN, STD
 
 
-def _start(module: nn.Module, state: Mapping[str, Tensor] | None, weights: str) -> None:
-    """Load what is meant for ``module``: a whole network's weights for a Detector, a classifier's
-    for the features of one."""
-    whole = isinstance(module, Detector)
-    if state is None or any(name.startswith("backbone.") for name in state) != whole:
+def _load(module: nn.Module, state: Mapping[str, Tensor] | None, weights: str) -> None:
+    """Load ``state`` if it fits ``module``: the weights of a complete network into a Detector, the
+    weights of a classifier into its features."""
+    complete = isinstance(module, Detector)
+    if state is None or any(name.startswith("backbone.") for name in state) != complete:
         return
-    target = module if whole else nn.ModuleDict({"features": module})
-    pretrained.load(target, state, weights, () if whole else ("classifier.",))
+    target = module if complete else nn.ModuleDict({"features": module})
+    load_weights(target, state, weights, () if complete else ("classifier.",))
 
 
-def _he(features: nn.Module) -> None:
-    """He's initialisation, as torchvision's VGG has it, without making its classifier."""
+def _initialize(features: nn.Module) -> None:
+    """Initialize by He's method like torchvision's VGG, without building VGG's classifier."""
     for layer in features.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")

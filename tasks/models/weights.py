@@ -1,4 +1,4 @@
-"""Weights that a network starts from: none, torchvision's ImageNet ones, or a file."""
+"""Initial weights of a network: random, torchvision's ImageNet weights, or a file."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,9 +8,28 @@ from torch import Tensor, nn
 from torchvision.models import WeightsEnum
 
 
-def state_dict(weights: str, imagenet: WeightsEnum) -> Mapping[str, Tensor] | None:
-    """What ``model.weights`` names: None for ``none``, ``imagenet`` from torch.hub's cache or the
-    network, else a file that torch.save wrote of a state_dict. Raises ValueError in one line."""
+def reset_parameters(model: nn.Module) -> None:
+    """Initialize every layer by torch's default method.
+
+    The CIFAR code that the paper's authors built on uses it; torchvision's constructors use He
+    initialization.
+    """
+    for module in model.modules():
+        if callable(reset := getattr(module, "reset_parameters", None)):
+            reset()
+
+
+def read_weights(weights: str, imagenet: WeightsEnum) -> Mapping[str, Tensor] | None:
+    """Return the state_dict that ``model.weights`` names, or None for ``none``.
+
+    Args:
+        weights: ``none``, ``imagenet``, or the path of a file that torch.save wrote of a
+            state_dict.
+        imagenet: The ImageNet weights, from torch.hub's cache or the internet.
+
+    Raises:
+        ValueError: The weights cannot be downloaded or read.
+    """
     if weights == "none":
         return None
     if weights == "imagenet":
@@ -36,13 +55,22 @@ def state_dict(weights: str, imagenet: WeightsEnum) -> Mapping[str, Tensor] | No
     return found
 
 
-def load(
-    model: nn.Module, state: Mapping[str, Tensor], weights: str, spare: tuple[str, ...]
+def load_weights(
+    model: nn.Module, state: Mapping[str, Tensor], weights: str, ignored: tuple[str, ...]
 ) -> None:
-    """Load every parameter and buffer of ``model``; ``state`` may hold more whose names start with
-    one of ``spare``. Raises ValueError that names the first one that does not fit."""
+    """Load every parameter and buffer of ``model``.
+
+    Args:
+        model: The module to load.
+        state: The weights by name.
+        weights: The setting, for messages.
+        ignored: Prefixes of names in ``state`` that ``model`` does not need.
+
+    Raises:
+        ValueError: A tensor is missing, unknown, or has another shape.
+    """
     own = model.state_dict()
-    kept = {name: t for name, t in state.items() if not name.startswith(spare)}
+    kept = {name: t for name, t in state.items() if not name.startswith(ignored)}
     for name in [*own, *kept]:
         shape = tuple(own[name].shape) if name in own else "no such tensor"
         got = tuple(kept[name].shape) if name in kept else "none"

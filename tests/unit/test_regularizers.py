@@ -84,7 +84,7 @@ def test_nothing_else_that_is_random_changes(kind: str, monkeypatch: pytest.Monk
         def safe_point(now: Trainer) -> None:
             if now.model.training:
                 moved = weights(now) != seen[-1]
-                mask = keep_mask(7, now.progress.total - 1, 0.5, start=0, count=len(moved))
+                mask = keep_mask(7, now.state.total - 1, 0.5, start=0, count=len(moved))
                 assert moved.any() and not (moved & ~mask).any()
                 seen.append(weights(now))
 
@@ -107,8 +107,8 @@ def test_a_run_with_all_of_them_and_lrd_resumes_bitwise(stop: int, tmp_path: Pat
         pass
 
     def safe_point(now: Trainer) -> None:
-        if now.progress.total == stop:
-            torch.save(now.state(), tmp_path / "state.pt")
+        if now.state.total == stop:
+            torch.save(now.state_dict(), tmp_path / "state.pt")
             raise Stop
 
     first = made(*everything)
@@ -117,9 +117,9 @@ def test_a_run_with_all_of_them_and_lrd_resumes_bitwise(stop: int, tmp_path: Pat
         first.run()
     second = made(*everything)
     state = torch.load(tmp_path / "state.pt", weights_only=True)
-    without = made("seed=1").state()
+    without = made("seed=1").state_dict()
     assert state.keys() == without.keys() and state["model"].keys() == without["model"].keys()
-    second.load(state)
+    second.load_state_dict(state)
     second.run()
     assert torch.equal(weights(straight), weights(second))
     assert lines(first) + lines(second) == lines(straight)

@@ -98,7 +98,7 @@ def test_a_new_closed_setting_at_its_default_voids_nothing(monkeypatch: pytest.M
     newer = to_config(compose([]))
     old = identity(newer)
     newer.lrd = Newer()
-    defaults = {**fingerprint.DEFAULTS, "lrd.later": "no"}
+    defaults = {**DEFAULTS, "lrd.later": "no"}
     monkeypatch.setattr(module, "DEFAULTS", defaults)
     assert identity(newer) == old
     newer.lrd = Newer(later="yes")
@@ -122,9 +122,9 @@ def test_the_folder_is_name_fingerprint_and_seed(tmp_path: Path):
 def test_a_record_is_written_whole_and_found_again(tmp_path: Path):
     run = RunStore(to_config(compose([f"run.dir={tmp_path}"]))).run.update(status="running")
     assert [p.name for p in run.folder.iterdir()] == ["run.json"]
-    run.update(status="finished", final={"value": 1.5, "epoch": 2})
+    run.update(status="finished", scale=1.5)
     (again,) = find_runs(tmp_path)
-    assert again.status == "finished" and again.final == 1.5 and again.seed == 0
+    assert again.status == "finished" and again.metadata["scale"] == 1.5 and again.seed == 0
     assert again.identity == identity(to_config(compose([])))
     moved = tmp_path.rename(tmp_path.with_name("moved"))
     assert [r.fingerprint for r in find_runs(moved)] == [mark()]

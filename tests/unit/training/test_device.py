@@ -32,7 +32,7 @@ def faults():
     for _ in range(8):
         torch.ones(2**24)  # 64 MiB, freed at once
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-print(faults(), machine.keep_memory() or faults(), faults())
+print(faults(), device.disable_malloc_trim() or faults(), faults())
 """
 
 
@@ -46,7 +46,7 @@ def test_memory_once_had_is_used_again_without_asking_the_system():
 
 def test_fast_is_bf16_where_the_device_has_it(monkeypatch: pytest.MonkeyPatch):
     for has, precision in ((True, "bf16"), (False, "fp32")):
-        monkeypatch.setattr(device, "has_bf16", lambda device, has=has: has)
+        monkeypatch.setattr(device, "is_bf16_supported", lambda device, has=has: has)
         assert device.resolve_precision("fast", CPU) == precision
     assert [device.resolve_precision(p, CPU) for p in ("fp32", "bf16")] == ["fp32", "bf16"]
 
@@ -99,13 +99,13 @@ def test_onednn_is_taken_where_it_is_as_exact_and_faster(onednn: float, error: f
 def test_a_recorded_choice_is_repeated(monkeypatch: pytest.MonkeyPatch):
     switch = SimpleNamespace(fp32_precision="none")
     monkeypatch.setattr(torch.backends.mkldnn, "matmul", switch, raising=False)
-    monkeypatch.setattr(device, "_capable", lambda: True)
-    monkeypatch.setattr(device, "onednn_pays", lambda switch: True)
+    monkeypatch.setattr(device, "_has_avx512", lambda: True)
+    monkeypatch.setattr(device, "is_onednn_faster", lambda switch: True)
     config = to_config(compose([]))
     assert device.configure_device(config)[1] == "onednn" and switch.fp32_precision == "bf16"
     assert device.configure_device(config, {"matmul": "default"})[1] == "default"
     assert switch.fp32_precision == "none"
-    monkeypatch.setattr(device, "_capable", lambda: False)
+    monkeypatch.setattr(device, "_has_avx512", lambda: False)
     assert device.configure_device(config)[1] == "default"
 
 

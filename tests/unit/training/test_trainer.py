@@ -323,7 +323,7 @@ class Careful(Regression):
         self.evaluated.append("final")
         metrics["whatever"].update(model(batch.inputs) - batch.targets)
 
-    def pictures(self, model: nn.Module) -> dict[str, Tensor]:
+    def visualize(self, model: nn.Module) -> dict[str, Tensor]:
         assert not model.training and not torch.is_grad_enabled()
         return {"one": torch.zeros(3, 2, 2, dtype=torch.uint8)}
 

@@ -1,0 +1,152 @@
+"""Section ``data``: images per second of the batches alone, without training."""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import count, islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from benchmarks.datasets import Photos, is_on_disk, torchvision_dataset
+from benchmarks.measure import Clock, Options
+from benchmarks.report import BenchmarkTable, measurements
+from benchmarks.workloads import TurnResult, Workload, alternate, image_rates
+from lrd.training import builder
+from tasks import shapes
+
+_log = logging.getLogger(__name__)
+
+
+def measure_loading(options: Options) -> Iterator[BenchmarkTable]:
+    """Yield a table for each data set."""
+    for data, model in (("mnist", "fcnet"), ("cifar10", "resnet18")):
+        workload = Workload.of(options, data, model)
+        loaders: dict[str, tuple[Any, ...]] = {
+            f"DataLoader, {n} workers": (torchvision_batches, workload, n) for n in (0, 2)
+        }
+        loaders["ours, resident"] = (task_batches, workload)
+        title = f"batches of {workload.batch} of {data}, {workload.describe_images()}"
+        notes = ["shuffled, augmented, normalized and on the device; includes the start of workers"]
+        yield _loading_table(options, workload, title, loaders, notes, memory="MB")
+    yield photos_table(options)
+
+
+def photos_table(options: Options) -> BenchmarkTable:
+    """Return the table of photos with masks, each decoded and augmented on its own."""
+    workload, crop = photos_workload(options)
+    loaders: dict[str, tuple[Any, ...]] = {
+        f"PIL in a DataLoader, {n} workers": (pil_batches, workload, crop, n) for n in (0, 2)
+    }
+    for n in (0, 2):
+        loaders[f"ours, {n} workers"] = (task_batches, workload, f"data.workers={n}")
+    title = f"batches of {workload.batch} of {workload.title}, crop {crop}"
+    notes = [
+        "shuffled, augmented, normalized and on the device; the DataLoader starts its workers in "
+        "every epoch, which is included; ours start once, before the turns"
+    ]
+    return _loading_table(options, workload, title, loaders, notes)
+
+
+def _loading_table(
+    options: Options,
+    workload: Workload,
+    title: str,
+    loaders: dict[str, tuple[Any, ...]],
+    notes: list[str],
+    memory: str = "",
+) -> BenchmarkTable:
+    """Measure epochs of ``loaders``: a function of this module and its arguments, by label."""
+    _log.info("data: %s", workload.data)
+    baseline = list(loaders)[1]
+    turns, peaks = alternate(loaders, options.rounds_or(5), workload.steps)
+    lines = measurements(
+        image_rates(turns), baseline, unit="images/s", memory=peaks if memory else {}
+    )
+    notes = [*notes, f"a turn: {turns[baseline][-1].images} images"]
+    return BenchmarkTable("data", title, baseline, lines, "higher", memory, notes=notes)
+
+
+def photos_workload(options: Options) -> tuple[Workload, int]:
+    """Return a segmentation workload and the side of its crops.
+
+    Its images are VOC2012's own training images on disk, else the embedded shapes.
+    """
+    real = not options.quick and is_on_disk("voc_seg", options.root)
+    crop = 33 if options.quick else 473 if real else 97
+    partial = ("dataset.partial=true", "dataset.sbd=false") if real else ()
+    workload = Workload(
+        "voc_seg, real images" if real else "the embedded shapes",
+        "voc_seg" if real else "shapes_seg",
+        "pspnet18",
+        options.device.type,
+        options.threads,
+        options.root,
+        batch=8 if options.quick else 16,
+        steps=4 if options.quick else None,
+        extra=("model.weights=none", f"dataset.crop={crop}", *partial),
+    )
+    return workload, crop
+
+
+@dataclass
+class _LoadingTurn:
+    """A turn that iterates over ``batches(steps)``, or its first ``steps``, and drops them."""
+
+    batches: Callable[[int | None], Iterable[tuple[int, Any]]]
+    device: torch.device
+    close: Callable[[], None] = lambda: None
+
+    def __call__(self, steps: int | None) -> TurnResult:
+        clock = Clock()
+        clock.start()
+        images = sum(number for number, _ in islice(self.batches(steps), steps))
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds = clock.stop()
+        return TurnResult(images, seconds, seconds)
+
+
+def task_batches(workload: Workload, *overrides: str) -> _LoadingTurn:
+    """Return turns over the batches that run.py trains on.
+
+    A short turn takes the last steps of an epoch, so that no worker prefetches after it.
+    """
+    parts, _ = builder.build(workload.config(overrides))
+    task, epochs = parts["task"], count()
+
+    def batches(steps: int | None) -> Iterator[tuple[int, Any]]:
+        start = 0 if steps is None else max(0, task.steps_per_epoch - steps)
+        return ((len(b), b.inputs) for b in task.train_batches(next(epochs), start))
+
+    return _LoadingTurn(batches, parts["device"], task.close)
+
+
+def torchvision_batches(workload: Workload, workers: int) -> _LoadingTurn:
+    """Return turns over torchvision's data set in a DataLoader."""
+    images = None if workload.images is None else workload.images[0]
+    data = torchvision_dataset(workload.data, workload.root, images)
+    return _loader_turn(DataLoader(data, workload.batch, True, num_workers=workers), workload)
+
+
+def pil_batches(workload: Workload, crop: int, workers: int) -> _LoadingTurn:
+    """Return turns over photos in a DataLoader set up as is typical for segmentation."""
+    embedded = workload.data == "shapes_seg"
+    data = Photos(shapes.folder() if embedded else Path(workload.root).expanduser(), crop)
+    pin = workload.device == "cuda"
+    loader = DataLoader(
+        data, workload.batch, True, num_workers=workers, pin_memory=pin, drop_last=True
+    )
+    return _loader_turn(loader, workload)
+
+
+def _loader_turn(loader: DataLoader[Any], workload: Workload) -> _LoadingTurn:
+    torch.set_num_threads(workload.threads)
+    device = torch.device(workload.device)
+
+    def batches(_: int | None) -> Iterator[tuple[int, Any]]:
+        return ((len(x), (x.to(device), y.to(device))) for x, y in loader)
+
+    return _LoadingTurn(batches, device)

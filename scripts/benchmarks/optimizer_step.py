@@ -1,0 +1,237 @@
+"""Section ``step``: one optimizer step, alone and with zero_grad and backward."""
+
+import copy
+import logging
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from benchmarks import measure
+from benchmarks import optimizers as opt
+from benchmarks.datasets import IMAGE_SETS
+from benchmarks.measure import ChildProcess, Options, Quartiles, Variant
+from benchmarks.report import BenchmarkTable, Bound, Measurement, measurements
+from benchmarks.workloads import Workload, make_model
+
+_log = logging.getLogger(__name__)
+
+
+def measure_steps(options: Options) -> Iterator[BenchmarkTable]:
+    """Yield two tables for each network and optimizer, and one of the seconds to compile."""
+    base = Workload("FCNet", "mnist", "fcnet", options.device.type, options.threads, options.root)
+    networks = [replace(base, batch=32, hidden=(64,))] if options.quick else [base]
+    if not options.quick:
+        batch = 8 if options.device.type == "cpu" else 128
+        resnet = replace(base, title="ResNet-34", data="cifar10", model="resnet34", batch=batch)
+        networks.insert(0, resnet)
+    for network in networks:
+        for name in ("sgdm", "adam") if options.quick else opt.OPTIMIZER_NAMES:
+            _log.info("step: %s, %s, batch %d", name, network.title, network.batch)
+            alone = _step_alone(options, name, network)
+            yield alone
+            yield _step_with_backward(options, name, network, alone)
+    if not options.quick and opt.LRD_COMPILED in opt.lrd_variants(options.device):
+        yield _seconds_to_compile(options, parameter_sizes(networks[0]))
+
+
+def parameter_sizes(network: Workload) -> list[torch.Size]:
+    """Return the shapes of a network's parameters, without allocating them."""
+    with torch.device("meta"):
+        return [param.shape for param in make_model(network).parameters()]
+
+
+def _targets(name: str, network: Workload) -> dict[str, Bound]:
+    """Return the targets by variant; they were set for ResNet-34."""
+    if network.model != "resnet34":
+        return {}
+    fused = Bound("<", 1.0) if name in ("rmsprop", "radam") else Bound("<=", 1.05)
+    return {opt.LRD_COMPILED: Bound("<=", 1.9), opt.LRD_FUSED: fused}
+
+
+def time_steps(
+    options: Options,
+    name: str,
+    variants: Sequence[str],
+    sizes: Sequence[torch.Size],
+    rounds: int,
+    p: float = opt.P,
+) -> tuple[dict[str, list[float]], dict[str, tuple[float, float]]]:
+    """Measure steps of an optimizer's variants on parameters of these sizes.
+
+    Returns:
+        Seconds of a step by variant and round; bytes per parameter by variant, steady and in the
+        first three steps, beyond parameters and gradients.
+    """
+    device = options.device
+    optimizers = {
+        variant: opt.make_optimizer(name, variant, opt.make_parameters(variant, sizes, device), p)
+        for variant in variants
+    }
+    timed = [Variant(label, optimizer.step) for label, optimizer in optimizers.items()]
+    clock = measure.clock_for(device)
+    samples = measure.interleave(timed, options.rounds_or(rounds), clock, options.turn_seconds)
+    opt.check_fused(optimizers)
+    del optimizers, timed
+    return samples, {variant: step_memory(name, variant, sizes, device) for variant in variants}
+
+
+def step_memory(
+    name: str, variant: str, sizes: Sequence[torch.Size], device: torch.device
+) -> tuple[float, float]:
+    """Return bytes per parameter beyond parameters and gradients, state and scratch of a step.
+
+    The first number is of a later step, the second the peak of the first three steps, which also
+    allocate the state.
+    """
+    params = opt.make_parameters(variant, sizes, device)
+    make = lambda: opt.make_optimizer(name, variant, params).step  # noqa: E731
+    steady, at_first = measure.measure_tensor_memory(make, device)
+    count = sum(size.numel() for size in sizes)
+    return steady / count, at_first / count
+
+
+def _step_alone(options: Options, name: str, network: Workload) -> BenchmarkTable:
+    """Measure every variant of one optimizer on the tensors of ``network``."""
+    sizes, torchs = parameter_sizes(network), list(opt.torch_variants(name))
+    variants = [*torchs, *opt.lrd_variants(options.device), *opt.naive_variants(name)]
+    samples, memory = time_steps(options, name, variants, sizes, rounds=9)
+    best = min(torchs, key=lambda label: Quartiles.of(samples[label]).median)
+    lines = measurements(
+        samples,
+        best,
+        unit="ms",
+        scale=1000,
+        memory={label: steady for label, (steady, _) in memory.items()},
+        targets=_targets(name, network),
+    )
+    if {opt.NAIVE, opt.LRD_FUSED} <= samples.keys():
+        ratios = measure.pairwise_ratios(samples[opt.NAIVE], samples[opt.LRD_FUSED])
+        label, target = f"{opt.NAIVE} / {opt.LRD_FUSED}", Bound(">=", 20, on="value")
+        lines.append(Measurement(label, "x", ratios, target=target))
+    count = sum(size.numel() for size in sizes)
+    title = f"{name}: the step alone, {network.title}'s {len(sizes)} tensors, {count:,} parameters"
+    first = ", ".join(f"{label} {peak:.1f}" for label, (_, peak) in memory.items())
+    note = (
+        "memory: peak bytes of tensors per parameter beyond parameters and gradients (state and "
+        f"scratch of a step); in the first three steps: {first}"
+    )
+    return BenchmarkTable("step", title, best, lines, memory="B/param", notes=[note])
+
+
+class _Training:
+    """A copy of a network in training on one random batch, with one variant of an optimizer."""
+
+    def __init__(
+        self, name: str, variant: str, network: Workload, model: nn.Module, device: torch.device
+    ) -> None:
+        self.model = copy.deepcopy(model)
+        params = list(self.model.parameters())
+        opt.flatten_for(variant, params)
+        self.optimizer = opt.make_optimizer(name, variant, params)
+        kind = IMAGE_SETS[network.data].ours
+        torch.manual_seed(2)
+        self.inputs = torch.rand(network.batch, *kind.shape, device=device)
+        self.targets = torch.randint(kind.classes, (network.batch,), device=device)
+
+    def forward(self) -> None:
+        self.loss = F.cross_entropy(self.model(self.inputs), self.targets)
+
+    def backward_and_step(self) -> None:
+        self.optimizer.zero_grad()
+        self.loss.backward()
+        self.optimizer.step()
+
+    def step(self) -> None:
+        self.forward()
+        self.backward_and_step()
+        del self.loss
+
+
+def _step_with_backward(
+    options: Options, name: str, network: Workload, alone: BenchmarkTable
+) -> BenchmarkTable:
+    """Measure zero_grad, backward and step together, and the forward pass on its own.
+
+    The baseline is that of ``alone``, the table of the step alone.
+    """
+    device, best = options.device, alone.baseline
+    ours = opt.lrd_variants(device)[-2:]
+    variants = [best, *ours, *opt.naive_variants(name)]
+    torch.manual_seed(0)
+    model = make_model(network).to(device)
+    trainings = {v: _Training(name, v, network, model, device) for v in variants}
+    timed = [Variant(label, t.backward_and_step, t.forward) for label, t in trainings.items()]
+    timed.append(Variant("forward alone", trainings[best].forward))
+    clock, rounds = measure.clock_for(device), options.rounds_or(11)
+    samples = measure.interleave(timed, rounds, clock, options.turn_seconds, warmup=4)
+    opt.check_fused({label: training.optimizer for label, training in trainings.items()})
+    del trainings, timed
+    memory = {}
+    for v in variants:
+        make = lambda v=v: _Training(name, v, network, model, device).step  # noqa: E731
+        memory[v] = measure.measure_tensor_memory(make, device)[0] / 1e6
+    forward = [1000 * seconds for seconds in samples.pop("forward alone")]
+    lines = measurements(
+        samples, best, unit="ms", scale=1000, memory=memory, targets=_targets(name, network)
+    )
+    title = f"{name}: zero_grad + backward + step, {network.title}, batch {network.batch}"
+    notes = ["memory: peak bytes of tensors in a training step, parameters and state included"]
+    table = BenchmarkTable("step", title, best, lines, memory="MB", notes=notes)
+
+    def median(table: BenchmarkTable, label: str) -> float:
+        return Quartiles.of(table.line(label).samples).median
+
+    plain, lrd = median(alone, best), median(alone, ours[-1])
+    percent = (Quartiles.of(forward).median + median(table, best)) / 100
+    share = Measurement(f"{ours[-1]}: share of a training step", "%", [lrd / percent])
+    added = Measurement("what LRD adds to a training step", "%", [(lrd - plain) / percent])
+    if network.model == "resnet34" and device.type == "cuda":
+        added.target = Bound("<", 1, on="value")
+    table.lines += [Measurement("forward alone", "ms", forward), share, added]
+    return table
+
+
+def _seconds_to_compile(options: Options, sizes: list[torch.Size]) -> BenchmarkTable:
+    """Compile into an empty cache, then load from the cache, each in a new process."""
+    shapes = [tuple(size) for size in sizes]
+    lines = []
+    for variant, name in (
+        (opt.LRD_FUSED, "adam"),
+        (opt.LRD_COMPILED, "adam"),
+        (opt.LRD_FUSED, "sgdm"),
+    ):
+        with tempfile.TemporaryDirectory() as folder:
+            for state in ("empty cache", "from the cache"):
+                _log.info("step: seconds to compile %s, %s, %s", name, variant, state)
+                arguments = (name, variant, shapes, str(options.device), options.threads)
+                cache = {"TORCHINDUCTOR_CACHE_DIR": folder}
+                with ChildProcess(time_first_steps, *arguments, environment=cache) as child:
+                    line = f"{name}: {variant}, {state}"
+                    lines.append(Measurement(line, "s", [child.turn()]))
+    note = "the first three steps of a process, minus the duration of three compiled steps"
+    return BenchmarkTable("step", "seconds to compile, once a process", "", lines, notes=[note])
+
+
+def time_first_steps(
+    name: str, variant: str, shapes: list[tuple[int, ...]], device: str, threads: int
+) -> Callable[[], float]:
+    """Return a function that takes the first steps and returns their seconds of compilation."""
+    torch.set_num_threads(threads)
+
+    def turn() -> float:
+        params = opt.make_parameters(variant, shapes, torch.device(device))
+        optimizer, seconds = opt.make_optimizer(name, variant, params), []
+        for _ in range(4):
+            started = time.perf_counter()
+            optimizer.step()
+            if device != "cpu":
+                torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - started)
+        return sum(seconds[:3]) - 3 * seconds[3]
+
+    return turn

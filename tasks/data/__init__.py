@@ -1,0 +1,1 @@
+"""Images on disk: the VOC layout, synthetic shapes, seeded loading, augmentation, previews."""

@@ -1,0 +1,27 @@
+"""Draw labels and boxes in VOC's colors. Every image is uint8 (3, h, w)."""
+
+import torch
+from torch import Tensor
+from torchvision.utils import draw_bounding_boxes, make_grid
+
+from tasks.data.voc import color_map
+
+
+def colorize(labels: Tensor) -> Tensor:
+    """Return labels (h, w) from 0 to 255 in VOC's colors."""
+    table = torch.tensor(color_map(), dtype=torch.uint8).view(256, 3)
+    return table[labels.long()].permute(2, 0, 1)
+
+
+def side_by_side(images: list[Tensor]) -> Tensor:
+    """Return images of one size in a row, separated by white."""
+    return make_grid(torch.stack(images), nrow=len(images), padding=4, pad_value=255)
+
+
+def draw_boxes(image: Tensor, boxes: Tensor, labels: Tensor, captions: list[str]) -> Tensor:
+    """Draw captioned ``boxes`` (m, 4), x1 y1 x2 y2, in VOC's colors of their ``labels`` (m,)."""
+    if not len(boxes):
+        return image
+    table = torch.tensor(color_map()).view(256, 3)
+    colors = [tuple(table[int(label)].tolist()) for label in labels]
+    return draw_bounding_boxes(image, boxes, captions, colors, width=2, label_colors="white")  # type: ignore[arg-type]

@@ -1,0 +1,159 @@
+"""Random images and photos with masks: both pipelines load the same data."""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from benchmarks import datasets
+from benchmarks.datasets import (
+    IMAGE_SETS,
+    Photos,
+    RandomImages,
+    random_augmentation,
+    random_crop,
+    torchvision_dataset,
+)
+from PIL import Image
+from scipy import ndimage
+
+from lrd.task import Setup
+from tasks import shapes
+from tasks.augment import MEAN_PIXEL, normalised
+from tasks.voc import VOID, palette
+from tasks.voc_masks import ShapesMasks
+from tests.helpers import voc_layout
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> Iterator[None]:
+    state = random.getstate()
+    random.seed(0)
+    yield
+    random.setstate(state)
+
+
+# The plain pipeline
+
+
+def test_photos_are_what_training_takes():
+    data = Photos(shapes.folder(), 33)
+    assert len(data) == 64
+    seen: set[int] = set()
+    values = []
+    for index in range(64):
+        inputs, labels = data[index]
+        assert inputs.shape == (3, 33, 33) and inputs.dtype == torch.float32
+        assert labels.shape == (33, 33) and labels.dtype == torch.int64
+        seen |= set(labels.unique().tolist())
+        values.append(inputs)
+    assert seen == {0, 1, 2, 3, VOID}
+    every = torch.stack(values)
+    black, white = (normalised(torch.full((3, 1, 1), v)) for v in (0, 255))
+    assert (every >= black - 1e-5).all() and (every <= white + 1e-5).all()
+    assert every.std() > 0.5
+
+
+def test_without_augmentation_photos_equal_what_ours_reads(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(datasets, "random_augmentation", lambda image, mask: (image, mask))
+    crop = 161  # no image is as large
+    theirs, ours = Photos(shapes.folder(), crop), ShapesMasks(Setup(), "shapes_seg")
+    entries = ours.splits()[0]
+    assert [Path(file).stem for file, _ in theirs.files] == [entry.name for entry in entries]
+    for index in (0, 7, 63):
+        inputs, labels = theirs[index]
+        image, mask = ours.read(entries[index])
+        high, wide = mask.shape
+        top, left = (crop - high) // 2, (crop - wide) // 2
+        inner = np.s_[..., top : top + high, left : left + wide]
+        torch.testing.assert_close(inputs[inner], normalised(image))
+        assert torch.equal(labels[inner], mask.long())
+        inputs[inner], labels[inner] = 0, VOID
+        assert (labels == VOID).all()
+        assert inputs.abs().max() < 0.5 / 255 / 0.22  # the mean pixel, to a byte
+
+
+def marked(height: int = 60, width: int = 80) -> tuple[Image.Image, Image.Image]:
+    """Labels in large blocks in a palette image, and a photo whose red is ten times the label."""
+    rows, columns = np.mgrid[:height, :width]
+    labels = (rows // 20 * 4 + columns // 20 + 1).astype(np.uint8)
+    image = Image.fromarray(np.stack([10 * labels, 255 - 10 * labels, 0 * labels], axis=-1))
+    mask = Image.fromarray(labels)
+    mask.putpalette(palette())
+    return image, mask
+
+
+def augmented_crop(crop: int) -> tuple[Image.Image, Image.Image]:
+    return random_crop(*random_augmentation(*marked()), crop)
+
+
+@pytest.mark.parametrize("crop", [48, 97])
+def test_image_and_mask_stay_aligned_and_padding_is_mean_and_void(crop: int):
+    agree, outside = [], 0
+    for _ in range(60):
+        image, mask = (np.array(x).astype(int) for x in augmented_crop(crop))
+        assert image.shape == (crop, crop, 3) and mask.shape == (crop, crop)
+        assert set(np.unique(mask)) <= {*range(1, 13), VOID}  # nearest: none that was not there
+        void = mask == VOID
+        # The blur reaches four pixels.
+        inner = np.array(ndimage.binary_erosion(void, iterations=4, border_value=1), bool)
+        inside = np.array(ndimage.binary_erosion(~void, iterations=4), bool)
+        outside += inner.sum()
+        assert (image[inner] == MEAN_PIXEL).all()
+        agree.append(np.abs(image[..., 0] - 10 * mask)[inside] <= 5)
+    assert outside > 100
+    assert np.concatenate(agree).mean() > 0.8  # all but the blocks' blurred edges
+
+
+def test_augmentations_have_their_frequencies_and_ranges(monkeypatch: pytest.MonkeyPatch):
+    image, mask = Image.new("RGB", (100, 50)), Image.new("P", (100, 50))
+    angles, sizes, filters = [], [], []
+    rotate, resize = Image.Image.rotate, Image.Image.resize
+
+    def spy_rotate(self: Any, angle: float, *args: Any, **kwargs: Any) -> Any:
+        angles.append((self.mode, angle))
+        return rotate(self, angle, *args, **kwargs)
+
+    def spy_resize(self: Any, size: Any, *args: Any, **kwargs: Any) -> Any:
+        sizes.append(size)
+        return resize(self, size, *args, **kwargs)
+
+    monkeypatch.setattr(Image.Image, "rotate", spy_rotate)
+    monkeypatch.setattr(Image.Image, "resize", spy_resize)
+    monkeypatch.setattr(Image.Image, "filter", lambda self, f: filters.append(f) or self)
+    for _ in range(400):
+        random_augmentation(image, mask)
+    assert sizes[::2] == sizes[1::2]  # the image's and its mask's
+    factors = [width / 100 for width, _ in sizes[::2]]
+    assert 0.5 <= min(factors) < 0.55 and 1.95 < max(factors) <= 2
+    turns, same = ([angle for mode, angle in angles if mode == m] for m in ("RGB", "P"))
+    assert turns == same and -10 <= min(turns) < -9 and 9 < max(turns) <= 10
+    assert len(turns) == pytest.approx(200, abs=40)
+    assert len(filters) == pytest.approx(200, abs=40)
+
+
+def test_missing_images_are_left_out(tmp_path: Path):
+    folder = voc_layout.devkit(tmp_path, "abc", "d")
+    (folder / "JPEGImages" / "a.jpg").unlink()
+    (folder / "SegmentationClass" / "c.png").unlink()
+    data = Photos(tmp_path, 33)
+    assert [Path(image).name for image, _ in data.files] == ["b.jpg"]
+
+
+@pytest.mark.parametrize("name", ["mnist", "cifar10", "cifar100"])
+def test_both_loops_see_the_same_random_images(name: str):
+    theirs = torchvision_dataset(name, "", 16)
+    theirs.transform.transforms = theirs.transform.transforms[-2 if name != "mnist" else -1 :]
+    ours = RandomImages(Setup(), name=name, like=name, train=16, test=4)
+    split, test = ours.splits()
+    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (ours.mean, ours.std))
+    assert len(test.index) == 4 and ours.classes == IMAGE_SETS[name].ours.classes
+    for index in range(16):
+        inputs, label = theirs[index]
+        torch.testing.assert_close(inputs, (split.images[index] / 255 - mean) / std)
+        assert label == split.labels[index]

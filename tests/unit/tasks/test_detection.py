@@ -1,0 +1,280 @@
+"""The detection task: batches, loss, scores, sample predictions, and runs of run.py."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+from torchvision.utils import make_grid
+
+from lrd.training import builder
+from lrd.config.compose import compose
+from lrd.config.compose import to_config as checked
+from lrd.runs.store import find_runs
+from lrd.task import Batch, Setup, epoch_order
+from tasks.data import augment
+from tasks.data.dataloader import seeded_rng
+from tasks.data.visualize import draw_boxes
+from tasks.data.voc import Entry
+from tasks.detection import Detection
+from tasks.models.ssd import SSDLite320MobileNet
+from tasks.voc_boxes import ShapesBoxes, VOCBoxes
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+class Knowing(nn.Module):
+    """Detects exactly the targets; its losses are the numbers of boxes."""
+
+    size, mean, std = 64, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, images: Tensor, targets: list[dict[str, Tensor]]) -> dict[str, Any]:
+        assert images.shape[1:] == (3, 64, 64)
+        each = torch.tensor([float(len(t["boxes"])) for t in targets])
+        sums = {"box_loss": each * self.scale, "class_loss": 3 * each}
+        positives = 2 * each
+        out: dict[str, Any] = {
+            "losses": {name: value.sum() / positives.sum() for name, value in sums.items()},
+            "sums": sums,
+            "positives": positives,
+        }
+        if not self.training:
+            out["detections"] = [
+                {"boxes": t["boxes"], "labels": t["labels"], "scores": torch.ones(len(t["boxes"]))}
+                for t in targets
+            ]
+        return out
+
+
+def task(holdout: int = 0, kind: type[nn.Module] = Knowing, **settings: Any) -> Detection:
+    setup = Setup(**{"batch_size": 12, "eval_batch_size": 5, **settings})
+    made = Detection(setup, ShapesBoxes(setup, "shapes_det", holdout=holdout), kind)
+    made.model()
+    return made
+
+
+def same(a: Batch, b: Batch) -> bool:
+    pairs = zip(a.targets, b.targets, strict=True)
+    return (
+        torch.equal(a.inputs, b.inputs)
+        and torch.equal(a.index, b.index)
+        and all(torch.equal(x[name], y[name]) for x, y in pairs for name in x.keys() | y.keys())
+    )
+
+
+def test_an_epoch_is_every_image_in_the_order_of_the_seed_with_its_boxes_inside_it():
+    of = task()
+    batches = list(of.train_batches(1))
+    assert of.steps_per_epoch == len(batches) == 6 and len(batches[-1]) == 4
+    assert torch.equal(torch.cat([b.index for b in batches]), epoch_order(64, 0, 1))
+    for target in (t for b in batches for t in b.targets):
+        boxes = target["boxes"]
+        assert (boxes[:, 2:] > boxes[:, :2]).all() and 0 <= boxes.min() and boxes.max() <= 64
+        assert set(target["labels"].tolist()) <= {1, 2, 3}
+        assert len(boxes) == len(target["labels"]) == len(target["difficult"])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_same_batches_whatever_the_workers_and_wherever_an_epoch_is_entered(workers: int):
+    whole = list(task().train_batches(2))
+    of = task(workers=workers)
+    for start in (0, 4):
+        batches = of.train_batches(2, start=start)
+        assert all(same(a, b) for a, b in zip(batches, whole[start:], strict=True))
+    of.close()
+    assert not same(next(task().train_batches(1)), whole[0])
+
+
+def boxed() -> tuple[tv_tensors.Image, dict[str, Tensor]]:
+    """Two white blocks on black, and their boxes."""
+    image = torch.zeros(3, 100, 140, dtype=torch.uint8)
+    image[:, 20:50, 30:70] = image[:, 60:95, 90:130] = 255
+    boxes = [[30.0, 20.0, 70.0, 50.0], [90.0, 60.0, 130.0, 95.0]]
+    canvas: Any = {"format": "XYXY", "canvas_size": (100, 140)}
+    moved = {
+        "boxes": tv_tensors.BoundingBoxes(boxes, **canvas),
+        "labels": torch.tensor([1, 2]),
+        "difficult": torch.tensor([False, True]),
+    }
+    return tv_tensors.Image(image), moved
+
+
+def test_boxes_move_with_the_image():
+    """Without color distortion: the remaining white pixels lie in the remaining boxes."""
+    transforms: Any = augment.detection_transform(200).transforms  # type: ignore[attr-defined]
+    move, seen = v2.Compose(transforms[1:]), {1: 0, 2: 0}
+    for seed in range(80):
+        with seeded_rng("boxes", seed):
+            image, moved = move(*boxed())
+        assert image.shape == (3, 200, 200)
+        white = image.float().mean(0) > 200
+        inside = torch.zeros(200, 200, dtype=torch.bool)
+        for box, label in zip(moved["boxes"].tolist(), moved["labels"].tolist(), strict=True):
+            x1, y1, x2, y2 = (round(edge) for edge in box)
+            inside[y1:y2, x1:x2] = True
+            if min(x2 - x1, y2 - y1) > 6:
+                assert white[y1 + 2 : y2 - 2, x1 + 2 : x2 - 2].all()
+                seen[label] += 1
+        assert moved["difficult"].tolist() == [label == 2 for label in moved["labels"].tolist()]
+    assert min(seen.values()) > 40
+
+
+def test_the_augmentation_is_ssds():
+    transforms: Any = augment.detection_transform(300).transforms  # type: ignore[attr-defined]
+    assert [type(t) for t in transforms] == [
+        *(v2.RandomPhotometricDistort, v2.RandomZoomOut, v2.RandomIoUCrop),
+        *(v2.RandomHorizontalFlip, v2.Resize, v2.SanitizeBoundingBoxes),
+    ]
+    zoom, crop = transforms[1:3]
+    assert (zoom.p, zoom.side_range) == (0.5, (1.0, 4.0))
+    assert crop.options == [0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0]
+    assert transforms[4].size == [300, 300]
+
+
+def evaluated(of: Detection) -> dict[str, float]:
+    model, metrics = Knowing(4).eval(), of.metrics()
+    with torch.inference_mode():
+        for batch in of.eval_batches():
+            of.eval_step(model, batch, metrics)
+    values = {name: metric.compute() for name, metric in metrics.items()}
+    scores = values.pop("precision")
+    return {name: float(v) for name, v in (values | scores).items()}
+
+
+def test_detections_are_scored_in_the_pixels_of_the_image_on_disk():
+    scores = evaluated(task())
+    assert scores["test_map"] == scores["test_map_area"] == pytest.approx(100)
+    assert {k for k in scores if "_ap_" in k} == {f"test_ap_{c}" for c in ShapesBoxes.classes}
+
+
+def test_the_loss_of_evaluation_is_a_sum_by_a_sum_whatever_is_loaded_at_once():
+    scores = evaluated(task())
+    # every box costs 1 and 3, and matches 2 priors
+    assert scores["test_box_loss"] == pytest.approx(0.5)
+    assert scores["test_class_loss"] == pytest.approx(1.5)
+    assert scores["test_loss"] == pytest.approx(2.0)
+    assert evaluated(task(eval_batch_size=1)) == pytest.approx(scores)
+    assert task(holdout=6).score.name == "holdout_map"
+
+
+def test_training_losses_are_the_models():
+    of = task()
+    step = of.step(Knowing(4).train(), next(of.train_batches(0)))
+    assert {k: v.item() for k, v in step.losses.items()} == {"box_loss": 0.5, "class_loss": 1.5}
+
+
+def test_the_papers_and_ssds_settings_come_with_the_pair_of_task_and_optimizer():
+    for optim in ("adam", "sgdm"):
+        config = checked(compose(["task=voc_det", f"optim={optim}"]))
+        assert (config.optim["lr"], config.optim["weight_decay"]) == (0.001, 5e-4)
+        assert (config.train.epochs, config.train.batch_size) == (100, 32)
+        assert config.schedule["milestones"] == pytest.approx([80 / 120, 100 / 120])
+        assert config.dataset["voc12"] and config.model["weights"] == "imagenet"
+
+
+def drawn(of: Detection, name: str, folder: Path) -> Tensor:
+    """Draw a training batch with its boxes; save it in ``folder`` or LRD_PICTURES."""
+    batch = next(of.train_batches(0))
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (of.mean, of.std))
+    images = ((batch.inputs * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+    pictures = [
+        draw_boxes(i, t["boxes"], t["labels"], of._names(t["labels"]))
+        for i, t in zip(images, batch.targets, strict=True)
+    ]
+    grid = make_grid(torch.stack(pictures), nrow=4, padding=4, pad_value=255)
+    file = Path(os.environ.get("LRD_PICTURES", folder)) / f"{name}.png"
+    Image.fromarray(grid.permute(1, 2, 0).numpy()).save(file)
+    return torch.stack(pictures)
+
+
+class Large(Knowing):
+    size = 300
+
+
+def test_a_batch_is_drawn_with_its_boxes(tmp_path: Path):
+    assert drawn(task(kind=Large), "shapes_boxes", tmp_path).shape == (12, 3, 300, 300)
+
+
+def test_a_batch_of_real_voc_is_drawn_with_its_boxes(real_data: Path, tmp_path: Path):
+    setup = Setup(batch_size=12, root=str(real_data))
+    of = Detection(setup, VOCBoxes(setup, "voc_det", voc12=False, partial=True), Large)
+    of.model()
+    assert drawn(of, "voc_boxes", tmp_path).shape == (12, 3, 300, 300)
+
+
+def test_a_run_has_losses_scores_and_pictures(cli):
+    done = cli(
+        *("task=shapes_det", "train.max_steps=2", "train.batch_size=4", "train.threads=1"),
+        *("eval.pictures_every=1", "eval.batch_size=4"),
+    )
+    assert done.status == 0, done.err
+    (run,) = find_runs("runs")
+    (line,) = run.metrics
+    for part in ("train", "test"):
+        both = line[f"{part}_box_loss"] + line[f"{part}_class_loss"]
+        assert line[f"{part}_loss"] == pytest.approx(both) and np.isfinite(both)
+    assert 0 <= line["test_map"] <= 100 and run.final == line["test_map"]
+    about = "shapes_det: 64 of 64 training images and 16 of 16 test images"
+    assert run.metadata["data"] == about
+    assert len(list(run.folder.glob("pictures/*/epoch0001.png"))) == 6
+
+
+@pytest.mark.parametrize(
+    "arguments, line",
+    [
+        ("task=shapes_det model=resnet18", "model must fit the task, got ResNet18: "),
+        ("task=shapes_det dataset=shapes_seg", "dataset must hold images with boxes for this task"),
+        ("task=shapes_det eval.mode=whole", "eval.mode must be left out, Detection evaluates in"),
+        ("task=shapes_det train.batch_size=65", "must be at most the 64 training images"),
+        ("task=voc_det model.weights=none data.root=/nowhere", "trainval.txt is missing: unpack"),
+    ],
+)
+def test_mistakes_are_one_line_before_anything_is_written(cli, arguments: str, line: str):
+    done = cli(*arguments.split())
+    assert done.status == 2 and line in done.err and len(done.err.splitlines()) == 1
+    assert not list(find_runs("runs"))
+
+
+@pytest.mark.slow
+def test_eight_images_are_overfit(monkeypatch: pytest.MonkeyPatch):
+    """Overfitting, with LRD: mAP above 0.9 on the eight images trained on, not augmented."""
+    splits = ShapesBoxes.splits
+
+    def eight(self: ShapesBoxes) -> tuple[list[Entry], list[Entry]]:
+        train, _ = splits(self)
+        return train[:8], train[:8]
+
+    monkeypatch.setattr(ShapesBoxes, "splits", eight)
+    monkeypatch.setattr(augment, "detection_transform", augment.resize_transform)
+    config = checked(
+        compose(
+            [
+                *("task=shapes_det", "train.batch_size=8", "train.epochs=100", "lrd.p=0.5"),
+                *("eval.every=100", "train.threads=1"),
+            ]
+        )
+    )
+    parts, _ = builder.build(config)
+    trainer, _ = builder.build_trainer(config, parts)
+    for layer in trainer.model.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = 0.1  # with 0.03 the initial value lasts more than 100 steps
+    trainer.run()
+    assert isinstance(trainer.model, SSDLite320MobileNet)
+    assert trainer.evaluate()["test_map"] > 90
