@@ -24,7 +24,7 @@ from typing import Any
 import yaml
 
 from lrd.config.fingerprint import DEFAULTS, diff_identities, flatten
-from lrd.jobs import Listed, listed
+from lrd.launchers.slurm_queue import RunWithJob, list_runs
 from lrd.runs.lock import RunLocked, run_lock
 from lrd.runs.store import Run
 
@@ -33,7 +33,7 @@ OPTIONAL = ("job", "differs in")  # columns that are left out where they would b
 SHOWN = 3  # settings of a row; --diff has them all
 
 
-def settings(run: Listed) -> dict[str, Any]:
+def settings(run: RunWithJob) -> dict[str, Any]:
     """Everything that a filter may name: choices, resolved settings, seed, state, name and job."""
     return {
         **run.record.get("choices", {}),
@@ -44,7 +44,7 @@ def settings(run: Listed) -> dict[str, Any]:
     }
 
 
-def matching(runs: Sequence[Listed], filters: Sequence[str]) -> list[Listed]:
+def matching(runs: Sequence[RunWithJob], filters: Sequence[str]) -> list[RunWithJob]:
     """The runs in which every ``setting=value`` holds. Raises ValueError for an unknown setting."""
     wanted = []
     for text in filters:
@@ -66,7 +66,7 @@ def _equal(there: Any, wanted: Any) -> bool:
         return there == wanted
 
 
-def line(run: Listed) -> list[str]:
+def line(run: RunWithJob) -> list[str]:
     record = run.record
     config, final = record.get("config", {}), record.get("final")
     epochs = config.get("train", {}).get("epochs", "?")
@@ -79,12 +79,12 @@ def line(run: Listed) -> list[str]:
         str(record.get("seed", "?")),
         f"{_epochs_done(run)}/{epochs}",
         f"{final['value']:.2f} {unit}".strip() if final else "",
-        f"{run.job} {run.word}".strip(),
+        f"{run.job} {run.slurm_state}".strip(),
         str(run.folder),
     ]
 
 
-def telling(runs: Sequence[Listed], rows: Sequence[list[str]]) -> list[str]:
+def telling(runs: Sequence[RunWithJob], rows: Sequence[list[str]]) -> list[str]:
     """For each run the settings in which it differs from those that its row looks like."""
     known = [run.record.get("identity", {}) for run in runs]
     alike: dict[tuple[str, ...], list[int]] = {}
@@ -110,7 +110,7 @@ def _epochs_done(run: Run) -> str:
         return "damaged"
 
 
-def listing(runs: Sequence[Listed]) -> str:
+def listing(runs: Sequence[RunWithJob]) -> str:
     rows = [line(run) for run in runs]
     rows = [[*row[:-1], told, row[-1]] for row, told in zip(rows, telling(runs, rows), strict=True)]
     kept = [k for k in range(len(HEADS)) if HEADS[k] not in OPTIONAL or any(row[k] for row in rows)]
@@ -121,7 +121,7 @@ def listing(runs: Sequence[Listed]) -> str:
     return "\n".join([*rows, f"{len(runs)} runs: {counts or 'none'}"])
 
 
-def one(runs: Sequence[Listed], name: str) -> Listed:
+def one(runs: Sequence[RunWithJob], name: str) -> RunWithJob:
     """The run that a folder or the start of a fingerprint names."""
     mark, _, seed = name.partition("/")
     found = [
@@ -136,7 +136,7 @@ def one(runs: Sequence[Listed], name: str) -> Listed:
     return found[0]
 
 
-def show(run: Listed) -> str:
+def show(run: RunWithJob) -> str:
     record = {k: v for k, v in run.record.items() if k not in ("identity", "format")}
     record = {"folder": str(run.folder), "state": run.state, **record}
     if metrics := run.metrics:
@@ -144,7 +144,7 @@ def show(run: Listed) -> str:
     return yaml.safe_dump(record, sort_keys=False, width=100).rstrip()
 
 
-def prune(runs: Sequence[Listed], root: Path, yes: bool) -> str:
+def prune(runs: Sequence[RunWithJob], root: Path, yes: bool) -> str:
     """Delete what neither finished nor runs, after asking; a run that starts meanwhile is left, and
     so is what a link leads to."""
     doomed = [
@@ -184,7 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--yes", action="store_true", help="prune without asking")
     args = parser.parse_intermixed_args(arguments)
     try:
-        runs = listed(args.runs)
+        runs = list_runs(args.runs)
         if args.show:
             print(show(one(runs, args.show)))
         elif args.diff:

@@ -100,7 +100,9 @@ def random_crop_and_flip(
     down, right = (
         randint(index, 2 * padding + 1, f"crop {axis}", seed, epoch) for axis in ("down", "right")
     )
-    return crop_and_flip(images, padding, down, right, randint(index, 2, "flip", seed, epoch).bool())
+    return crop_and_flip(
+        images, padding, down, right, randint(index, 2, "flip", seed, epoch).bool()
+    )
 
 
 def crop_and_flip(

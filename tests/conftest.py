@@ -12,10 +12,11 @@ import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
 
-import run as entry
+from lrd import cli as command_line
 from lrd.optim import kernels
 
-LONG = ("endurance", "ranks", "beside", "loading", "slurm")  # a minute and more, in few tests
+# Files that take a minute or more with few tests; pytest-xdist starts with them.
+LONG = ("endurance", "distributed", "local_launcher", "dataloader", "slurm_launcher")
 torch.set_num_threads(1)  # on tensors this small, threads on a shared machine only wait
 
 
@@ -71,13 +72,13 @@ class Done:
 def cli(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Callable[..., Done]:
-    """``run.py`` with the given arguments, its runs in a folder of the test's."""
+    """Call ``run.py`` with the given arguments in the temporary directory of the test."""
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments: str) -> Done:
         monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
         capfd.readouterr()
-        status = entry.main()
+        status = command_line.main()
         out, err = capfd.readouterr()
         return Done(status, out, err)
 

@@ -59,11 +59,15 @@ class LRD:
 
 @dataclass
 class Train:
-    """Settings of training. ``sync_batchnorm``: on several GPUs, batch norm over the complete batch
-    instead of a rank's shard."""
+    """Settings of training.
+
+    ``weight_decay`` is the task's, for optimizers whose own settings state none.
+    ``sync_batchnorm``: on several GPUs, batch norm over the complete batch, not a rank's shard.
+    """
 
     epochs: int = 100
     batch_size: int = 128
+    weight_decay: float = not_in_fingerprint(0.0)  # resolved into optim.weight_decay
     precision: str = "fp32"
     channels_last: bool = False
     compile: bool = False
@@ -78,6 +82,8 @@ class Train:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "checkpoint_every"):
             require(f"train.{name}", getattr(self, name), getattr(self, name) >= 1, "at least 1")
+        decay = self.weight_decay
+        require("train.weight_decay", decay, decay >= 0, "at least 0")
         for name in ("max_steps", "threads"):
             value = getattr(self, name)
             require(f"train.{name}", value, value is None or value >= 1, "at least 1, or null")

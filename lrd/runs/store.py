@@ -245,7 +245,3 @@ def summarize(metrics: list[dict[str, Any]], score: dict[str, Any]) -> dict[str,
         name: {"value": value, "epoch": epoch}
         for name, (value, epoch) in (("final", values[-1]), ("best", best))
     }
-
-
-def open_run(config: Config) -> Run:
-    return RunStore(config).run

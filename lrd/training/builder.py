@@ -72,7 +72,9 @@ def build(
     )
     allow, fused = config.run.allow, config.lrd.implementation != "reference"
     make = {
-        group: resolve_target(group, getattr(config, group), allow, fused)
+        group: resolve_target(
+            group, getattr(config, group), allow, fused, config.train.weight_decay
+        )
         for group in GROUPS
         if group != "regularizer"
     }

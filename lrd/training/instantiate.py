@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import logging
 import re
 from collections.abc import Callable
 from functools import partial
@@ -24,11 +25,16 @@ GROUPS: dict[str, tuple[type, tuple[str, ...]]] = {
     "schedule": (Schedule, ()),
     "regularizer": (Regularizer, ("seed",)),
 }
+log = logging.getLogger(__name__)
 PACKAGES = ("torch", "torchvision", "lrd", "tasks")
 
 
 def resolve_target(
-    group: str, node: dict[str, Any], allow: list[str], fused: bool = True
+    group: str,
+    node: dict[str, Any],
+    allow: list[str],
+    fused: bool = True,
+    task_decay: float = 0.0,
 ) -> Callable[..., Any]:
     """Return the class that a group's ``_target_`` names, with its settings bound.
 
@@ -40,6 +46,7 @@ def resolve_target(
         node: The group's configuration.
         allow: Further packages.
         fused: Whether to request torch's fused or foreach form of an optimizer.
+        task_decay: The task's weight decay, left out for an optimizer that takes none.
 
     Raises:
         ValueError: The target or a setting is wrong.
@@ -61,6 +68,8 @@ def resolve_target(
     if not isinstance(found, type) or not issubclass(found, base) or found is base:
         raise ValueError(f"{group}._target_ must be a subclass of {base.__name__}, got {target}")
     settings = {k: v for k, v in node.items() if k != "_target_"}
+    if group == "optim" and settings.get("weight_decay") == task_decay:
+        _drop_unsupported_decay(found, settings)
     _check_settings(group, found, settings, given)
     if group == "optim" and fused:
         settings |= _fused_form(found, settings)
@@ -88,6 +97,14 @@ def _check_settings(
                 + (f". Did you mean {group}.{near[0]}?" if near else ".")
                 + f" It takes: {', '.join(accepted) or 'none'}"
             )
+
+
+def _drop_unsupported_decay(found: type, settings: dict[str, Any]) -> None:
+    """Remove the task's weight decay if the optimizer class takes none."""
+    parameters = inspect.signature(found).parameters.values()
+    if not any(p.name == "weight_decay" or p.kind is p.VAR_KEYWORD for p in parameters):
+        if decay := settings.pop("weight_decay"):
+            log.info(f"note: {found.__name__} takes no weight decay, {decay:g} is left out")
 
 
 def _fused_form(found: type, settings: dict[str, Any]) -> dict[str, bool]:

@@ -18,6 +18,7 @@ import wandb
 from PIL import Image
 
 from lrd.config.schema import WandbSettings as Settings
+from lrd.loggers import wandb as wandb_logger
 from lrd.loggers.base import Logger
 from lrd.loggers.images import ImageLogger
 from lrd.loggers.jsonl import JSONLLogger

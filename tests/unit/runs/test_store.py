@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lrd.config.compose import compose, to_config
-from lrd.config.fingerprint import fingerprint, identity
+from lrd.config.fingerprint import DEFAULTS, fingerprint, identity
 from lrd.runs.store import Run, RunStore, find_runs, summarize
 
 

@@ -14,11 +14,11 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.utils import make_grid
 
-from lrd.training import builder
 from lrd.config.compose import compose
 from lrd.config.compose import to_config as checked
 from lrd.runs.store import find_runs
 from lrd.task import Batch, Setup, epoch_order
+from lrd.training import builder
 from tasks.data import augment
 from tasks.data.dataloader import seeded_rng
 from tasks.data.visualize import draw_boxes

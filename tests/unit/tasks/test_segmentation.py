@@ -16,11 +16,11 @@ from torchvision.transforms.v2 import Identity
 from torchvision.transforms.v2 import functional as v2
 from torchvision.utils import make_grid
 
-from lrd.training import builder
 from lrd.config.compose import compose
 from lrd.config.compose import to_config as checked
 from lrd.runs.store import find_runs
 from lrd.task import Setup, epoch_order
+from lrd.training import builder
 from tasks.data import augment
 from tasks.data.visualize import colorize
 from tasks.data.voc import Entry

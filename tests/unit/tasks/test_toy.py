@@ -12,12 +12,12 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from lrd import LRDropout
-from lrd.training import builder
 from lrd.config.compose import compose, to_config
 from lrd.loggers.base import Logger
 from lrd.optim.masks import keep_mask
 from lrd.schedules import Constant
 from lrd.task import Setup
+from lrd.training import builder
 from lrd.training.trainer import Trainer
 from tasks.toy import OutcomeShares, Points, Starts, Toy
 from tasks.toy_function import BAD, BEYOND, DOMAIN, GOOD, NEAR, f, is_near

@@ -19,11 +19,11 @@ from benchmarks.datasets import (
 )
 from PIL import Image
 from scipy import ndimage
+from tasks.augment import MEAN_PIXEL, normalised
+from tasks.voc import VOID, palette
 
 from lrd.task import Setup
 from tasks import shapes
-from tasks.augment import MEAN_PIXEL, normalised
-from tasks.voc import VOID, palette
 from tasks.voc_masks import ShapesMasks
 from tests.helpers import voc_layout
 

@@ -8,9 +8,7 @@ from benchmarks import optimizers as opt
 from benchmarks.optimizer_step import step_memory
 from torch.nn import Parameter
 
-from lrd.optim import kernels
-from lrd.optim import masks
-from lrd import rng
+from lrd.optim import kernels, masks
 from lrd.optim.lr_dropout import LRDropout
 
 CPU = torch.device("cpu")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from lrd.runs.store import Run, TIMES, find_runs
+from lrd.runs.store import TIMES, Run, find_runs
 from lrd.task import Setup
 from tasks.data.dataloader import SampleKey, SeededDataLoader, close_all
 

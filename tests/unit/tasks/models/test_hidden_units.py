@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
-from lrd.unit_dropout import UnitDropout, drop_units, unit_keys
 from lrd.regularizers import StandardDropout
 from lrd.task import Batch
+from lrd.unit_dropout import UnitDropout, drop_units, unit_keys
 from tasks.models.densenet import DenseNet121
 from tasks.models.fcnet import FCNet
 from tasks.models.hidden_units import resnet_hidden_units

@@ -16,8 +16,8 @@ from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.ssd import SSDHead
 from torchvision.models.vgg import cfgs, make_layers
 
-from lrd.training.builder import compile_forward
 from lrd.config.compose import CONFIGS
+from lrd.training.builder import compile_forward
 from tasks.data.augment import MEAN, STD
 from tasks.models.ssd import SSD300VGG16, Detector, SSDLite320MobileNet
 

@@ -1,4 +1,4 @@
-"""Settings: every rule has its line, and the command line always wins."""
+"""Composition: each rule has its error line, and the command line wins."""
 
 import pytest
 
@@ -18,15 +18,16 @@ ERRORS = {
     "lrd.schedule=poly": "lrd.schedule must be one of constant, linear, cosine, got poly",
     "lrd.p_end=0": "lrd.p_end must be in (0, 1] (the p after the last step), got 0.0",
     "lrd.p_end=0.3": "lrd.p_end must be left out under lrd.schedule=constant (choose linear or",
-    "lrd.q=1": "lrd.q is no setting; did you mean lrd.p? There are: lrd.p",
-    "+lrd.q=1": "lrd.q is no setting; did you mean lrd.p? There are: lrd.p",
-    "+foo=1": "foo is no setting. There are: seed, scale, lr_factor, lrd, train,",
-    "train.precison=tf32": "train.precison is no setting; did you mean train.precision?",
-    "optim=foo": "optim=foo is no choice of optim; there are: adam, amsgrad, radam,",
-    "+experiment=foo": "experiment=foo is no choice of experiment; there are: all_classification,",
-    "optim.lrr=1": "optim.lrr is no setting here; python run.py --cfg job shows those that are",
+    "lrd.q=1": "unknown setting lrd.q. Did you mean lrd.p?",
+    "+lrd.q=1": "unknown setting lrd.q. Did you mean lrd.p?",
+    "+foo=1": "unknown setting foo; available: seed, scale, lr_factor, lrd, train,",
+    "train.precison=tf32": "unknown setting train.precison. Did you mean train.precision?",
+    "optim=foo": "unknown optim 'foo'; available: adam, amsgrad, radam,",
+    "+experiment=foo": "unknown experiment 'foo'; available: all_classification,",
+    "optim.lrr=1": "unknown setting optim.lrr; python run.py --cfg job shows the settings",
     "train.epochs=-1": "train.epochs must be at least 1, got -1",
     "train.epochs=1.5": "could not be converted to Integer",
+    "train.weight_decay=-1": "train.weight_decay must be at least 0, got -1.0",
     "train.batch_size=0": "train.batch_size must be at least 1, got 0",
     "train.max_steps=0": "train.max_steps must be at least 1, or null, got 0",
     "train.threads=0": "train.threads must be at least 1, or null, got 0",
@@ -40,8 +41,9 @@ ERRORS = {
     "dataset.name=../etc": "run.name must be letters, digits, '_', '-' and '.', got ../etc",
     "lrd=${0}": "lrd: Interpolation key '0' not found",
     "wandb.mode=on": "wandb.mode must be one of disabled, offline, online, got ",
-    "lrd": "cannot read 'lrd' as KEY=VALUE: missing EQUAL",
-    "train.epochs=[": "cannot read",
+    "lrd.p=1,0.5": "lrd.p=1,0.5 is a sweep and needs -m (a list needs brackets)",
+    "lrd": "cannot parse 'lrd' as KEY=VALUE: missing EQUAL",
+    "train.epochs=[": "cannot parse",
     "lrd=null": "field 'lrd' is not Optional",
 }
 
@@ -65,11 +67,26 @@ PAPER = {
 
 @pytest.mark.parametrize("optim", PAPER)
 @pytest.mark.parametrize("task", ["mnist", "cifar10", "cifar100"])
-def test_the_papers_rates_and_decays_apply_by_pair(task: str, optim: str):
+def test_the_papers_learning_rates_and_weight_decays_apply(task: str, optim: str):
     got = to_config(compose([f"task={task}", f"optim={optim}"])).optim
     target = got.pop("_target_")
     decay = 0.0 if task == "mnist" else 5e-4
     assert got == {**PAPER[optim], "weight_decay": decay} and isinstance(target, str)
+
+
+def test_an_optimizer_without_a_weight_decay_takes_the_task_s():
+    class_alone = ["~optim.weight_decay", "optim._target_=my.Lion"]
+    assert to_config(compose(["task=cifar10", *class_alone])).optim["weight_decay"] == 5e-4
+    assert to_config(compose(["task=voc_seg", *class_alone])).optim["weight_decay"] == 1e-4
+    assert "weight_decay" not in to_config(compose(class_alone)).optim  # the digits have none
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.25])
+def test_an_optimizer_s_own_weight_decay_wins_over_the_task_s(weight_decay: float):
+    config = to_config(compose(["task=cifar10", f"optim.weight_decay={weight_decay}"]))
+    assert config.optim["weight_decay"] == weight_decay
+    task_s = to_config(compose(["task=cifar10", f"train.weight_decay={weight_decay}"]))
+    assert identity(task_s) == identity(config)
 
 
 @pytest.mark.parametrize(
@@ -106,8 +123,8 @@ def test_the_data_folder_comes_from_the_environment(monkeypatch: pytest.MonkeyPa
     assert to_config(compose([])).data.root == "data"
 
 
-def test_lr_factor_is_multiplied_into_the_rate():
-    """So that a run at half the rate is one run, however it was asked for."""
+def test_lr_factor_multiplies_the_learning_rate():
+    """Both ways to request half the learning rate give one identity."""
     half, same = to_config(compose(["lr_factor=0.5"])), to_config(compose(["optim.lr=0.0005"]))
     assert half.optim["lr"] == 0.0005 and identity(half) == identity(same)
     with pytest.raises(ValueError, match="lr_factor must be above 0, got 0"):
@@ -116,7 +133,7 @@ def test_lr_factor_is_multiplied_into_the_rate():
         to_config(compose(["optim.lr=null", "lr_factor=2"]))
 
 
-def test_what_goes_beyond_the_paper_is_part_of_a_runs_identity_where_it_is_asked_for():
+def test_settings_beyond_the_paper_are_in_the_identity_if_they_differ_from_the_default():
     def mark(*overrides: str) -> str:
         return fingerprint(identity(to_config(compose(overrides))))
 

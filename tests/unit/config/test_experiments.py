@@ -1,7 +1,7 @@
-"""The experiments: how many runs they are, of which configurations, and which they share.
+"""The experiments: their numbers of runs, their configurations, and the runs that they share.
 
-What a cell must be is written out by hand: every setting that the experiment does not owe to its
-task's, its optimizer's and their pair's own files.
+The expected configurations are written by hand: every setting that does not come from the files of
+the task, the optimizer or their pair.
 """
 
 import dataclasses
@@ -16,7 +16,6 @@ from hydra.core.hydra_config import HydraConfig
 from layout import TABLES
 from omegaconf import OmegaConf
 
-import run as entry
 from lrd.config.compose import CONFIGS, compose, to_config
 from lrd.config.fingerprint import fingerprint, identity
 from lrd.config.schema import Config
@@ -253,7 +252,8 @@ def test_the_sweep_is_what_hydra_runs(cli: Callable[..., object], monkeypatch: p
     for name, more in (("table4", ("seed=range(3,4)",)), ("smoke", ("task=digits", "seed=0,1"))):
         jobs: list[list[str]] = []
         monkeypatch.setattr(
-            entry, "one", lambda cfg, to=jobs: to.append(list(HydraConfig.get().overrides.task))
+            "lrd.cli.RunFunction.__call__",
+            lambda self, cfg, to=jobs: to.append(list(HydraConfig.get().overrides.task)),
         )
         cli("-m", f"+experiment={name}", *more)
         assert len(jobs) > 1 and [tuple(job) for job in jobs] == sweep.cells(name, more)

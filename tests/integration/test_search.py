@@ -1,4 +1,4 @@
-"""A search by one of Hydra's sweepers chooses by held-out samples, and by nothing else."""
+"""A search by one of Hydra's sweepers chooses by held-out samples only."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ import yaml
 
 from lrd.runs.store import find_runs
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.skipif(
     find_spec("hydra_plugins.hydra_optuna_sweeper") is None, reason="pip install -e '.[search]'"
@@ -19,18 +19,18 @@ pytestmark = pytest.mark.skipif(
 
 def search(root: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
     small = ["train.epochs=1", "model.hidden=[4]", "hydra.sweeper.n_trials=3", f"run.dir={root}"]
-    command = [sys.executable, "run.py", "+search=optuna", *small, *overrides]
+    command = [sys.executable, "run.py", "-m", "+search=optuna", *small, *overrides]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
-def test_optuna_takes_the_best_of_its_trials_on_held_out_samples(tmp_path: Path):
-    rates = "optim.lr=choice(0.01,1e30)"  # at the last of which the loss is not finite
+def test_optuna_chooses_the_best_trial_on_held_out_samples(tmp_path: Path):
+    rates = "optim.lr=choice(0.01,1e30)"  # the loss is not finite at 1e30
     more = ("optim=sgdm", "hydra.sweeper.n_trials=6")
     done = search(tmp_path, "dataset.holdout=300", rates, *more)
-    runs = {run.record["config"]["lrd"]["p"]: run for run in find_runs(tmp_path)}
+    runs = {run.metadata["config"]["lrd"]["p"]: run for run in find_runs(tmp_path)}
     assert len(runs) == 6
     scores = {p: run.final for p, run in runs.items() if run.status == "finished"}
-    assert {run.record["score"]["name"] for run in runs.values()} == {"holdout_accuracy"}
+    assert {run.metadata["score"]["name"] for run in runs.values()} == {"holdout_accuracy"}
     chosen = yaml.safe_load((tmp_path / "optimization_results.yaml").read_text())
     assert chosen["best_value"] == max(scores.values())
     assert scores[chosen["best_params"]["lrd.p"]] == max(scores.values())
@@ -39,7 +39,7 @@ def test_optuna_takes_the_best_of_its_trials_on_held_out_samples(tmp_path: Path)
     assert done.stderr.count("error: ") == len(failed)
 
 
-def test_without_held_out_samples_nothing_is_chosen(tmp_path: Path):
+def test_a_search_without_held_out_samples_is_rejected(tmp_path: Path):
     done = search(tmp_path)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert done.stderr.startswith("error: dataset.holdout must be above 0 where a search chooses")

@@ -1,0 +1,14 @@
+"""The launchers of ``+cluster=local`` and ``+cluster=slurm``.
+
+Hydra accepts a plugin class only if it is defined in the namespace package ``hydra_plugins``.
+"""
+
+from lrd.launchers import local, slurm
+
+
+class LocalLauncher(local.LocalLauncher):
+    """See :class:`lrd.launchers.local.LocalLauncher`."""
+
+
+class SlurmLauncher(slurm.SlurmLauncher):
+    """See :class:`lrd.launchers.slurm.SlurmLauncher`."""

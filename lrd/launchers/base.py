@@ -1,0 +1,162 @@
+"""Base class of the launchers that run the jobs of a sweep in other processes. Imports no torch."""
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from omegaconf import DictConfig, open_dict
+
+from lrd.config.compose import to_config
+from lrd.config.schema import Config
+from lrd.runs.store import Run, RunStore
+
+# Hydra's launchers, each with the option of `+cluster=` that uses it.
+CLUSTERS = {"joblib": "local", "submitit_slurm": "slurm"}
+
+
+class Failure(NamedTuple):
+    """A job that failed: its overrides, the reason in one line, and the exit status."""
+
+    job: str
+    reason: str
+    status: int
+
+
+class JobFunction(Protocol):
+    """Run one configuration and return its score; append to ``failures`` if it fails."""
+
+    failures: list[Failure]
+
+    def __call__(self, cfg: DictConfig) -> float | None: ...
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """What a job returns from its process: a score or failures, and the signal that stopped it."""
+
+    score: float | None = None
+    failures: Sequence[Failure] = ()
+    stopped_by: int | None = None
+
+    @classmethod
+    def of(cls, function: JobFunction, cfg: DictConfig) -> "JobResult":
+        """Call ``function`` in the process of a job; return its failures with its score."""
+        function.failures.clear()
+        return cls(function(cfg), list(function.failures))
+
+    @classmethod
+    def failed(cls, reason: str, status: int = 1) -> "JobResult":
+        return cls(failures=[Failure("", reason, status)])
+
+    @classmethod
+    def from_hydra(cls, returned: JobReturn) -> "JobResult":
+        """Return the result of a job that Hydra ran; an exception becomes a failure."""
+        value = returned._return_value
+        return value if isinstance(value, cls) else cls.failed(f"{type(value).__name__}: {value}")
+
+
+Results = Iterator[tuple[Path, JobResult]]  # a run directory with the result of its job
+
+
+@dataclass(frozen=True)
+class SweepJob:
+    """One job of a sweep: its overrides, as a list and as text, and its checked configuration."""
+
+    overrides: tuple[str, ...]
+    text: str
+    config: Config
+    choices: dict[str, str]
+    run: Run
+
+
+def group_choices(choices: Mapping[Any, Any]) -> dict[str, str]:
+    """Return the option chosen in each configuration group, without Hydra's own groups."""
+    return {str(k): v for k, v in choices.items() if not str(k).startswith("hydra/")}
+
+
+class SweepLauncher(Launcher):
+    """Check every job of a sweep, skip finished runs and collect the results of the others.
+
+    Hydra instantiates a launcher with the settings under ``hydra.launcher``. The function that
+    :meth:`setup` receives is a :class:`JobFunction`; the launcher appends to its ``failures``.
+    """
+
+    reject_all_on_error = False  # whether one invalid job keeps all jobs from starting
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = settings
+
+    def setup(self, *, task_function: Any, **context: Any) -> None:
+        self.function: JobFunction = task_function
+        self.failures = self.function.failures
+        self.context = context  # Hydra's arguments hydra_context and config
+
+    @abstractmethod
+    def start(self, jobs: Sequence[SweepJob], num_finished: int) -> Results:
+        """Run ``jobs`` and yield each run directory with its result when the job ends.
+
+        Args:
+            jobs: the jobs whose runs are not finished, each run once.
+            num_finished: number of other jobs, whose runs are finished.
+        """
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        jobs = self._check_jobs(job_overrides)
+        if self.reject_all_on_error and None in jobs:
+            return [_to_job_return(None) for _ in jobs]
+        scores: dict[Path, float | None] = {}
+        missing: dict[Path, SweepJob] = {}  # jobs of the same run are one
+        for job in filter(None, jobs):
+            if job.run.status == "finished" and not job.config.run.force:
+                scores[job.run.folder] = job.run.final
+            else:
+                missing.setdefault(job.run.folder, job)
+        try:
+            for path, result in self.start(list(missing.values()), len(scores)):
+                scores[path] = result.score
+                text = missing[path].text
+                self.failures += [f if f.job else f._replace(job=text) for f in result.failures]
+        except ValueError as error:
+            self.failures.append(Failure("", str(error), 2))
+        return [_to_job_return(scores.get(job.run.folder) if job else None) for job in jobs]
+
+    def _check_jobs(self, job_overrides: Sequence[Sequence[str]]) -> list[SweepJob | None]:
+        """Compose every job; an invalid one is None. An error that all jobs share is added once."""
+        jobs: list[SweepJob | None] = []
+        invalid: list[Failure] = []
+        loader = self.context["hydra_context"].config_loader
+        for overrides in job_overrides:
+            cfg = loader.load_sweep_config(self.context["config"], list(overrides))
+            text = " ".join(cfg.hydra.overrides.task)
+            choices = group_choices(cfg.hydra.runtime.choices)
+            with open_dict(cfg):
+                del cfg["hydra"]
+            try:
+                config = to_config(cfg)
+                jobs.append(SweepJob(tuple(overrides), text, config, choices, RunStore(config).run))
+            except ValueError as error:
+                jobs.append(None)
+                invalid.append(Failure(text, str(error), 2))
+        shared = len(invalid) == len(jobs) and len({f.reason for f in invalid}) == 1
+        self.failures += [invalid[0]._replace(job="")] if shared else invalid
+        return jobs
+
+
+def _to_job_return(score: float | None) -> JobReturn:
+    """Return a score in the form that Hydra's sweepers expect."""
+    return JobReturn(status=JobStatus.COMPLETED, _return_value=score)
+
+
+def missing_plugin_message(error: BaseException) -> str | None:
+    """Return the line for a launcher whose package is not installed, None for other errors."""
+    for launcher, cluster in CLUSTERS.items():
+        if f"hydra/launcher/{launcher}'" in str(error):
+            package = f"hydra-{launcher.partition('_')[0]}-launcher"
+            return f"cluster={cluster} needs {package}: pip install -e '.[cluster]'"
+    return None
