@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Sheet
 from outcomes import Count, Outcome, compared, outcome, paired
 
-from tasks.landscape import BAD, DOMAIN, GOOD, f
+from tasks.toy_function import BAD, DOMAIN, GOOD, f
 from tests.test_figure import MAGIC, finish
 
 T4 = 2.7764451051977987  # quantile 0.975 of Student's t with 4 degrees of freedom

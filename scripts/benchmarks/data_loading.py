@@ -15,7 +15,7 @@ from benchmarks.measure import Clock, Options
 from benchmarks.report import BenchmarkTable, measurements
 from benchmarks.workloads import TurnResult, Workload, alternate, image_rates
 from lrd.training import builder
-from tasks import shapes
+from tasks.data.synthetic_shapes import shapes_root
 
 _log = logging.getLogger(__name__)
 
@@ -114,14 +114,14 @@ def task_batches(workload: Workload, *overrides: str) -> _LoadingTurn:
 
     A short turn takes the last steps of an epoch, so that no worker prefetches after it.
     """
-    parts, _ = builder.build(workload.config(overrides))
-    task, epochs = parts["task"], count()
+    parts = builder.build(workload.config(overrides))
+    task, epochs = parts.task, count()
 
     def batches(steps: int | None) -> Iterator[tuple[int, Any]]:
         start = 0 if steps is None else max(0, task.steps_per_epoch - steps)
         return ((len(b), b.inputs) for b in task.train_batches(next(epochs), start))
 
-    return _LoadingTurn(batches, parts["device"], task.close)
+    return _LoadingTurn(batches, parts.device, task.close)
 
 
 def torchvision_batches(workload: Workload, workers: int) -> _LoadingTurn:
@@ -134,7 +134,7 @@ def torchvision_batches(workload: Workload, workers: int) -> _LoadingTurn:
 def pil_batches(workload: Workload, crop: int, workers: int) -> _LoadingTurn:
     """Return turns over photos in a DataLoader set up as is typical for segmentation."""
     embedded = workload.data == "shapes_seg"
-    data = Photos(shapes.folder() if embedded else Path(workload.root).expanduser(), crop)
+    data = Photos(shapes_root() if embedded else Path(workload.root).expanduser(), crop)
     pin = workload.device == "cuda"
     loader = DataLoader(
         data, workload.batch, True, num_workers=workers, pin_memory=pin, drop_last=True

@@ -14,8 +14,8 @@ from torchvision.transforms import functional as F
 
 from lrd.task import Setup
 from tasks import images
-from tasks.augment import MEAN, MEAN_PIXEL, STD
-from tasks.voc import VOID
+from tasks.data.augment import MEAN, MEAN_PIXEL, STD
+from tasks.data.voc import VOID
 
 
 class ImageSet(NamedTuple):
@@ -114,7 +114,7 @@ class Photos(Dataset[tuple[Tensor, Tensor]]):
 
 
 def random_augmentation(image: Image.Image, mask: Image.Image) -> ImagePair:
-    """Scale, rotate, blur and flip, as :func:`tasks.augment.segmentation` does before its crop."""
+    """Scale, rotate, blur and flip, as ``segmentation_transform`` does before its crop."""
     factor = random.uniform(0.5, 2.0)
     size = round(image.width * factor), round(image.height * factor)
     image, mask = image.resize(size, _BILINEAR), mask.resize(size, _NEAREST)

@@ -17,10 +17,10 @@ import torch
 
 import lrd.training.runner  # noqa: F401  imports torch and all once, for the forked processes
 import run as entry
-from lrd.jobs import noted
+from lrd.launchers.slurm_queue import read_jobs
 from lrd.loggers.jsonl import JSONLLogger
 from lrd.optim.snapshot import ElementSnapshot
-from lrd.runs.store import Run, RunIndex, TIMES
+from lrd.runs.store import TIMES, Run, RunIndex
 from lrd.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,7 +40,7 @@ def count_differing_bytes(a: Run, b: Run) -> int:
 
 def _reproducible_bytes(run: Run) -> dict[str, bytes]:
     lines = [{k: v for k, v in line.items() if k not in TIMES} for line in run.metrics]
-    results = {k: run.record.get(k) for k in ("final", "best", "status")}
+    results = {k: run.metadata.get(k) for k in ("final", "best", "status")}
     state = torch.load(run.folder / "last.pt", weights_only=True)["model"]
     weights = {k: v.contiguous().flatten().view(torch.uint8) for k, v in state.items()}
     return {
@@ -66,7 +66,7 @@ def _write_half_a_line(logger: JSONLLogger, numbers: dict[str, Any]) -> NoReturn
 _KILL_POINTS: dict[str, tuple[Any, str, Callable[..., NoReturn], int]] = {
     "step": (ElementSnapshot, "restore", _die, 40),
     "evaluation": (Trainer, "_require_finite", _die, 8),
-    "metrics": (JSONLLogger, "epoch", _write_half_a_line, 4),
+    "metrics": (JSONLLogger, "on_epoch", _write_half_a_line, 4),
     "flush": (os, "fsync", _die, 12),
     "rename": (os, "replace", _die, 6),
 }
@@ -129,8 +129,10 @@ def _compare_killed(
         sides = [Path(folder) / side for side in ("undisturbed", "killed")]
         while left > 0:
             seed += 1
-            whole, killed = ([*overrides, f"seed={seed}", f"run.dir={side}"] for side in sides)
-            if status := _wait(_start(whole, log)):
+            undisturbed, killed = (
+                [*overrides, f"seed={seed}", f"run.dir={side}"] for side in sides
+            )
+            if status := _wait(_start(undisturbed, log)):
                 raise SystemExit(f"the run itself failed with status {status}:\n{log.read_text()}")
             status, starts = _KILLED, 0
             while status == _KILLED:
@@ -226,7 +228,7 @@ def _learning_rate(record: dict[str, Any]) -> str:
 
 
 def _by_learning_rate(root: str) -> dict[str, Run]:
-    return {_learning_rate(run.record): run for run in RunIndex(root).runs}
+    return {_learning_rate(run.metadata): run for run in RunIndex(root).runs}
 
 
 def _wait_for_progress(rates: Sequence[str], count: int, submitter: subprocess.Popen[str]) -> None:
@@ -246,7 +248,9 @@ def _disturb(submitter: subprocess.Popen[str]) -> None:
     """Signal, requeue, preempt and cancel jobs of the sweep."""
 
     def job(rate: str) -> str:
-        (job,) = (job.id for job in noted("runs").values() if _learning_rate(job.record) == rate)
+        (job,) = (
+            job.id for job in read_jobs("runs").values() if _learning_rate(job.record) == rate
+        )
         return job
 
     _wait_for_progress(_RATES[:2], 2, submitter)
@@ -269,7 +273,7 @@ def _compare_with_local() -> int:
     differing = 0
     for rate in _RATES[:-1]:
         count = count_differing_bytes(ours[rate], theirs[rate])
-        print(f"lr {rate:5} job {theirs[rate].record['job']:6} {count} differing bytes")
+        print(f"lr {rate:5} job {theirs[rate].metadata['job']:6} {count} differing bytes")
         differing += count
     states = {theirs[_RATES[-1]].status, ours[_RATES[-1]].status}
     print(f"lr {_RATES[-1]:5} {' and '.join(states)}, as expected")

@@ -4,6 +4,7 @@ In a round every variant has one turn (A B A B ...), so that a slow phase of the
 variants alike.
 """
 
+import gc
 import json
 import math
 import multiprocessing
@@ -178,6 +179,7 @@ def count_tensor_bytes(work: Work, device: torch.device) -> tuple[int, int]:
     resident memory the count is exact, and free of what compilers, imports and the allocation of
     pages leave behind. On the CPU ``work`` must not free tensors that no earlier call has counted.
     """
+    gc.collect()  # else garbage of earlier work could be freed, and subtracted, during this work
     if device.type == "cuda":
         torch.cuda.synchronize()
         before = torch.cuda.memory_allocated()

@@ -89,8 +89,9 @@ def step_memory(
     allocate the state.
     """
     params = opt.make_parameters(variant, sizes, device)
-    make = lambda: opt.make_optimizer(name, variant, params).step  # noqa: E731
-    steady, at_first = measure.measure_tensor_memory(make, device)
+    steady, at_first = measure.measure_tensor_memory(
+        lambda: opt.make_optimizer(name, variant, params).step, device
+    )
     count = sum(size.numel() for size in sizes)
     return steady / count, at_first / count
 
@@ -101,14 +102,8 @@ def _step_alone(options: Options, name: str, network: Workload) -> BenchmarkTabl
     variants = [*torchs, *opt.lrd_variants(options.device), *opt.naive_variants(name)]
     samples, memory = time_steps(options, name, variants, sizes, rounds=9)
     best = min(torchs, key=lambda label: Quartiles.of(samples[label]).median)
-    lines = measurements(
-        samples,
-        best,
-        unit="ms",
-        scale=1000,
-        memory={label: steady for label, (steady, _) in memory.items()},
-        targets=_targets(name, network),
-    )
+    bytes_, targets = {v: steady for v, (steady, _) in memory.items()}, _targets(name, network)
+    lines = measurements(samples, best, unit="ms", scale=1000, memory=bytes_, targets=targets)
     if {opt.NAIVE, opt.LRD_FUSED} <= samples.keys():
         ratios = measure.pairwise_ratios(samples[opt.NAIVE], samples[opt.LRD_FUSED])
         label, target = f"{opt.NAIVE} / {opt.LRD_FUSED}", Bound(">=", 20, on="value")
@@ -173,8 +168,10 @@ def _step_with_backward(
     del trainings, timed
     memory = {}
     for v in variants:
-        make = lambda v=v: _Training(name, v, network, model, device).step  # noqa: E731
-        memory[v] = measure.measure_tensor_memory(make, device)[0] / 1e6
+        steady, _ = measure.measure_tensor_memory(
+            lambda v=v: _Training(name, v, network, model, device).step, device
+        )
+        memory[v] = steady / 1e6
     forward = [1000 * seconds for seconds in samples.pop("forward alone")]
     lines = measurements(
         samples, best, unit="ms", scale=1000, memory=memory, targets=_targets(name, network)
@@ -200,11 +197,8 @@ def _seconds_to_compile(options: Options, sizes: list[torch.Size]) -> BenchmarkT
     """Compile into an empty cache, then load from the cache, each in a new process."""
     shapes = [tuple(size) for size in sizes]
     lines = []
-    for variant, name in (
-        (opt.LRD_FUSED, "adam"),
-        (opt.LRD_COMPILED, "adam"),
-        (opt.LRD_FUSED, "sgdm"),
-    ):
+    measured = [(opt.LRD_FUSED, "adam"), (opt.LRD_COMPILED, "adam"), (opt.LRD_FUSED, "sgdm")]
+    for variant, name in measured:
         with tempfile.TemporaryDirectory() as folder:
             for state in ("empty cache", "from the cache"):
                 _log.info("step: seconds to compile %s, %s, %s", name, variant, state)

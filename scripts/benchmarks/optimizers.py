@@ -14,9 +14,8 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from lrd.optim import flat_params
-from lrd.optim import kernels
 from lrd.config.compose import compose
+from lrd.optim import flat_params, kernels
 from lrd.optim.lr_dropout import LRDropout
 
 OPTIMIZER_NAMES = ("sgdm", "rmsprop", "adam", "amsgrad", "radam")
@@ -24,7 +23,7 @@ TORCH_FUSED, TORCH_FOREACH, TORCH_LOOP = "torch, fused", "torch, foreach", "torc
 LRD_EAGER, LRD_COMPILED = "LRD, generic, eager", "LRD, generic, compiled"
 LRD_FUSED = "LRD, fused"
 NAIVE = "naive LRD"
-FUSED_IMPLEMENTATION = "single_pass"
+FUSED_IMPLEMENTATION = "single_pass"  # the value of lrd.implementation
 P = 0.5  # keep probability
 
 

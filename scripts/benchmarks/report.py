@@ -1,6 +1,7 @@
 """Results of the benchmarks: tables with every raw number, as text, JSON and charts."""
 
 import json
+import operator
 import os
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,13 +20,9 @@ from lrd.training import environment
 
 # Okabe and Ito's colors, which color-blind readers distinguish; hatches and markers serve in gray.
 _BLUE, _ORANGE, _GRAY = "#0072B2", "#E69F00", "#999999"
-_STYLES = [
-    ("#000000", "o", "-"),
-    (_BLUE, "s", "--"),
-    (_ORANGE, "^", "-."),
-    ("#009E73", "D", ":"),
-]
+_COLORS, _MARKERS, _LINES = ("#000000", _BLUE, _ORANGE, "#009E73"), "os^D", ("-", "--", "-.", ":")
 _WIDTH, _BAR, _TITLE = 10.0, 0.27, 0.85  # inches
+_SIGNS = {"<": operator.lt, "<=": operator.le, ">=": operator.ge}
 
 
 @dataclass(frozen=True)
@@ -37,12 +34,7 @@ class Bound:
     on: str = "ratio"
 
     def holds(self, number: float) -> bool:
-        signs = {
-            "<": number < self.bound,
-            "<=": number <= self.bound,
-            ">=": number >= self.bound,
-        }
-        return signs[self.sign]
+        return _SIGNS[self.sign](number, self.bound)
 
     def __str__(self) -> str:
         return f"{self.sign} {self.bound:g}"
@@ -336,7 +328,8 @@ def _draw_sweep_panel(axis: Axes, table: BenchmarkTable, unit: str, values: list
     series: dict[str, list[tuple[float, float]]] = {}
     for line, value in zip(table.lines, values, strict=True):
         series.setdefault(line.label, []).append((line.x or 0.0, value))
-    for (label, points), (color, marker, style) in zip(series.items(), _STYLES, strict=False):
+    styles = zip(series.items(), _COLORS, _MARKERS, _LINES, strict=False)
+    for (label, points), color, marker, style in styles:
         xs, ys = zip(*points, strict=True)
         axis.plot(xs, ys, color=color, marker=marker, linestyle=style, label=label, markersize=5)
     xs = [line.x or 0.0 for line in table.lines]

@@ -63,13 +63,9 @@ def _compare_loops(
     loops |= {label: (lrd_loop, workload, lines) for label, lines in _OVERRIDES.items()}
     turns, memory = alternate(loops, options.rounds_or(5), workload.steps)
     gpu = options.device.type == "cuda"
-    lines = measurements(
-        image_rates(turns),
-        PLAIN,
-        unit="images/s",
-        memory=memory,
-        targets={LRD_FAST: Bound(">=", 3)} if gpu else {},
-    )
+    targets = {LRD_FAST: Bound(">=", 3)} if gpu else {}
+    rates = image_rates(turns)
+    lines = measurements(rates, PLAIN, unit="images/s", memory=memory, targets=targets)
     counted = "tensors" if gpu else "resident beyond the imports, without a DataLoader's workers"
     records = {label: turns[label][-1].record.items() for label in _OVERRIDES}
     notes = [
@@ -130,11 +126,11 @@ def _concurrent_runs(options: Options, workload: Workload) -> BenchmarkTable:
     samples: dict[str, list[float]] = {one: [], two: []}
     with ExitStack() as stack:
         children = [
-            ChildProcess(lrd_loop, replace(workload, threads=n), _OVERRIDES[LRD_FAST])
-            for n in (options.threads, half, half)
+            stack.enter_context(ChildProcess(lrd_loop, load, _OVERRIDES[LRD_FAST]))
+            for load in (replace(workload, threads=n) for n in (options.threads, half, half))
         ]
         for child in children:
-            stack.enter_context(child).turn(WARMUP_STEPS)
+            child.turn(WARMUP_STEPS)
         for _ in range(options.rounds_or(5)):
             samples[one].append(children[0].turn(workload.steps).images_per_second)
             for child in children[1:]:
@@ -219,16 +215,17 @@ def _table1_row(options: Options, workload: Workload) -> BenchmarkTable:
 def matrix_product_seconds(workload: Workload, overrides: Sequence[str]) -> Callable[[], float]:
     """Return a function that measures the matrix products of an epoch of FCNet, in seconds."""
     config = workload.config(overrides)
-    parts, _ = builder.build(config)
-    layers = [module for module in parts["model"] if isinstance(module, torch.nn.Linear)]
-    train, test = (len(split.index) for split in parts["task"].data.splits())
+    parts = builder.build(config)
+    layers = [module for module in parts.model.children() if isinstance(module, torch.nn.Linear)]
+    data: Any = parts.task
+    train, test = (len(split.index) for split in data.data.splits())
 
     def seconds(batch: int, backward: bool) -> float:
         variants = []
         for number, layer in enumerate(layers):
             w = layer.weight.detach().clone()
-            x = torch.randn(batch, w.shape[1], device=parts["device"])
-            g = torch.randn(batch, w.shape[0], device=parts["device"])
+            x = torch.randn(batch, w.shape[1], device=parts.device)
+            g = torch.randn(batch, w.shape[0], device=parts.device)
             variants.append(Variant(f"y{number}", lambda x=x, w=w: x @ w.T))
             if backward:
                 variants.append(Variant(f"dw{number}", lambda x=x, g=g: g.T @ x))

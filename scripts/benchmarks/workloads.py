@@ -15,10 +15,10 @@ from torch.utils.data import DataLoader
 from benchmarks import optimizers as opt
 from benchmarks.datasets import IMAGE_SETS, is_on_disk, torchvision_dataset
 from benchmarks.measure import ChildProcess, Clock, Options
-from lrd.config import compose
-from lrd.training import builder
+from lrd.config import compose, to_config
 from lrd.config.schema import Config
 from lrd.loggers.base import Logger, Metrics
+from lrd.training import builder
 
 WARMUP_STEPS = 4  # of a first turn, which loads the data and compiles
 
@@ -90,7 +90,7 @@ class Workload:
 
     def config(self, overrides: Sequence[str] = ()) -> Config:
         """Return the checked configuration, with further ``overrides``."""
-        return compose.to_config(compose.compose([*self.overrides(), *overrides]))
+        return to_config(compose([*self.overrides(), *overrides]))
 
     def describe(self) -> str:
         """Return the title with batch size and kind of images."""
@@ -125,30 +125,34 @@ LoopTurn = Callable[[int | None], TurnResult]
 
 
 class _LatestEpoch(Logger):
-    """Keeps the numbers of the latest epoch."""
+    """Keep the metrics of the latest epoch."""
 
-    numbers: Metrics
+    metrics: Metrics
 
-    def epoch(self, numbers: Metrics) -> None:
-        self.numbers = numbers
+    def on_epoch(self, metrics: Metrics) -> None:
+        self.metrics = metrics
 
 
 def lrd_loop(workload: Workload, overrides: Sequence[str]) -> LoopTurn:
     """Return a function that trains and evaluates for an epoch, or ``steps``, as run.py does."""
     config, latest = workload.config(overrides), _LatestEpoch()
-    parts, computed = builder.build(config)
+    parts = builder.build(config)
     trainer, implementation = builder.build_trainer(config, parts)
-    trainer.sinks = [latest]
-    record = {**computed, "implementation": implementation}
+    trainer.loggers = [latest]
+    record = {
+        "precision": parts.precision,
+        "matmul": parts.matmul,
+        "implementation": implementation,
+    }
 
     def turn(steps: int | None) -> TurnResult:
-        progress = trainer.progress
+        progress = trainer.state
         trainer.epochs = progress.epoch + 1
         trainer.max_steps = None if steps is None else progress.total + steps
         trainer.run()
-        seconds = float(latest.numbers["train_seconds"])
-        images = float(latest.numbers["images_per_second"]) * seconds
-        return TurnResult(images, seconds, float(latest.numbers["seconds"]), record)
+        seconds = float(latest.metrics["train_seconds"])
+        images = float(latest.metrics["images_per_second"]) * seconds
+        return TurnResult(images, seconds, float(latest.metrics["seconds"]), record)
 
     return turn
 

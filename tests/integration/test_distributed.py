@@ -162,7 +162,7 @@ def test_a_rank_that_dies_ends_the_run_which_goes_on_alone(tmp_path: Path):
         os.kill(child, signal.SIGKILL)
         _, err = job.communicate(timeout=120)
     assert job.returncode != 0
-    assert "error: rank 0 has lost another rank, so the run ended; the same command goes on" in err
+    assert "error: rank 0 has lost another rank, so the run ended; the same command resumes" in err
     (run,) = find_runs(tmp_path)
     assert run.status == "interrupted" and run.state == "partial"
     done = len(run.metrics)

@@ -73,13 +73,13 @@ def test_a_signal_saves_at_the_end_of_the_step(cli, reference: Run, stop_at, nam
     stop_at(step, send(number))
     stopped = cli(*QUICK)
     assert stopped.status == 128 + number
-    assert f"stopped by {name}, saved; the same command goes on" in stopped.err
+    assert f"stopped by {name}, state saved; the same command resumes" in stopped.err
     (run,) = find_runs("runs")
     saved = torch.load(run.folder / "last.pt", weights_only=True)["progress"]
     assert saved["total"] == step and run.state == "partial"
     assert signal.getsignal(number) == before
     again = cli(*QUICK)
-    assert again.status == 0 and f"going on after epoch {(step - 1) // 12}" in again.out
+    assert again.status == 0 and f"resuming after epoch {(step - 1) // 12}" in again.out
     assert same(next(find_runs("runs")), reference)
 
 
@@ -183,7 +183,7 @@ def test_a_folder_copied_over_another_run_is_refused(cli, half: Run):
     assert done.status == 2 and "run.json is of another run (optim.lr=0.01" in done.err
     other.rename(other.with_name("seed1"))
     done = cli(*QUICK, "optim.lr=0.01", "run.dir=other", "seed=1")
-    assert done.status == 2 and "(seed=0 instead of 1): move that folder away" in done.err
+    assert done.status == 2 and "(seed=0 instead of 1): move that directory away" in done.err
 
 
 def test_a_record_of_a_newer_version_is_refused(cli, half: Run):

@@ -19,11 +19,11 @@ from benchmarks.datasets import (
 )
 from PIL import Image
 from scipy import ndimage
-from tasks.augment import MEAN_PIXEL, normalised
-from tasks.voc import VOID, palette
 
 from lrd.task import Setup
-from tasks import shapes
+from tasks.data.augment import MEAN_PIXEL, normalize
+from tasks.data.synthetic_shapes import shapes_root
+from tasks.data.voc import VOID, color_map
 from tasks.voc_masks import ShapesMasks
 from tests.helpers import voc_layout
 
@@ -36,11 +36,8 @@ def _seeded() -> Iterator[None]:
     random.setstate(state)
 
 
-# The plain pipeline
-
-
 def test_photos_are_what_training_takes():
-    data = Photos(shapes.folder(), 33)
+    data = Photos(shapes_root(), 33)
     assert len(data) == 64
     seen: set[int] = set()
     values = []
@@ -52,7 +49,7 @@ def test_photos_are_what_training_takes():
         values.append(inputs)
     assert seen == {0, 1, 2, 3, VOID}
     every = torch.stack(values)
-    black, white = (normalised(torch.full((3, 1, 1), v)) for v in (0, 255))
+    black, white = (normalize(torch.full((3, 1, 1), v)) for v in (0, 255))
     assert (every >= black - 1e-5).all() and (every <= white + 1e-5).all()
     assert every.std() > 0.5
 
@@ -62,7 +59,7 @@ def test_without_augmentation_photos_equal_what_ours_reads(
 ):
     monkeypatch.setattr(datasets, "random_augmentation", lambda image, mask: (image, mask))
     crop = 161  # no image is as large
-    theirs, ours = Photos(shapes.folder(), crop), ShapesMasks(Setup(), "shapes_seg")
+    theirs, ours = Photos(shapes_root(), crop), ShapesMasks(Setup(), "shapes_seg")
     entries = ours.splits()[0]
     assert [Path(file).stem for file, _ in theirs.files] == [entry.name for entry in entries]
     for index in (0, 7, 63):
@@ -71,7 +68,7 @@ def test_without_augmentation_photos_equal_what_ours_reads(
         high, wide = mask.shape
         top, left = (crop - high) // 2, (crop - wide) // 2
         inner = np.s_[..., top : top + high, left : left + wide]
-        torch.testing.assert_close(inputs[inner], normalised(image))
+        torch.testing.assert_close(inputs[inner], normalize(image))
         assert torch.equal(labels[inner], mask.long())
         inputs[inner], labels[inner] = 0, VOID
         assert (labels == VOID).all()
@@ -84,7 +81,7 @@ def marked(height: int = 60, width: int = 80) -> tuple[Image.Image, Image.Image]
     labels = (rows // 20 * 4 + columns // 20 + 1).astype(np.uint8)
     image = Image.fromarray(np.stack([10 * labels, 255 - 10 * labels, 0 * labels], axis=-1))
     mask = Image.fromarray(labels)
-    mask.putpalette(palette())
+    mask.putpalette(color_map())
     return image, mask
 
 

@@ -36,8 +36,8 @@ def test_naive_adam_at_p_1_is_torchs_adam(decay: float):
 
 
 def test_naive_adam_drops_updates_but_no_moments():
-    (dropped,), (whole,) = parameters((4000,)), parameters((4000,))
-    for param, p in ((dropped, 0.25), (whole, 1.0)):
+    (dropped,), (full,) = parameters((4000,)), parameters((4000,))
+    for param, p in ((dropped, 0.25), (full, 1.0)):
         before = param.detach().clone()
         optimizer = opt.NaiveAdam([param], p=p)
         optimizer.step()
@@ -45,7 +45,7 @@ def test_naive_adam_drops_updates_but_no_moments():
         assert kept == pytest.approx(p, abs=0.04)
         param.grad, state = None, optimizer.state[param]
         param.moments = state["m"], state["v"]  # type: ignore[attr-defined]
-    assert all(map(torch.equal, dropped.moments, whole.moments))  # type: ignore[attr-defined]
+    assert all(map(torch.equal, dropped.moments, full.moments))  # type: ignore[attr-defined]
 
 
 def test_the_settings_are_those_of_the_papers_runs():
