@@ -26,8 +26,8 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler reports a mi
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from benchmarks import data_loading, optimizer_step, report, scaling, training_loop
-from benchmarks.measure import Options
+from scripts.benchmarks import data_loading, optimizer_step, report, scaling, training_loop
+from scripts.benchmarks.measure import Options
 
 SECTIONS = {
     "step": optimizer_step.measure_steps,
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     threads = torch.get_num_threads()
     options = Options(device, threads, args.rounds, args.quick, args.large, args.data)
     logging.basicConfig(format="... %(message)s")
-    logging.getLogger("benchmarks").setLevel(logging.INFO)
+    logging.getLogger("scripts.benchmarks").setLevel(logging.INFO)
     facts = report.environment_facts(options, arguments)
     print(report.headline(facts), end="\n\n")
     sections = SECTIONS if args.section == "all" else [args.section]

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from benchmarks.endurance import kill_and_compare, sweep_with_writers
+from scripts.benchmarks.endurance import kill_and_compare, sweep_with_writers
 
 
 def main() -> int:

@@ -1,85 +1,48 @@
-"""Draw a figure of the paper from the runs there are, beside the paper's numbers.
+"""Draw a figure of a study from runs, with the paper's numbers.
 
     python scripts/figure.py figure8
     python scripts/figure.py figure6 --format pdf
     python scripts/figure.py figure5 train.epochs=5      the same figure from other settings
 
-Trains nothing, and prints where the figure is. Formats: png, svg, pdf.
+Trains nothing, and prints the path of the figure. Formats: png, svg, pdf.
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import toy
-from cells import Filled, tell
-from command import reader
-from curves import FIGURES, Figure
-from drawing import FORMATS, draw, encode
-from layout import Cell
-from matplotlib.figure import Figure as Sheet
-from points import fill_curves, series
-from sweep import commands, into
-
-from lrd.runs.store import atomic_write
-
-
-def place(out: str | None, form: str | None, runs: str, name: str) -> tuple[Path, str]:
-    """The file to write and its format: as asked for, else as its name ends, else png."""
-    form = form or (Path(out).suffix.lstrip(".") if out else "") or "png"
-    if form not in FORMATS:
-        raise ValueError(f"the format must be one of {', '.join(FORMATS)}, got {form}")
-    return Path(out) if out else Path(runs) / "figures" / f"{name}.{form}", form
-
-
-def save(path: Path, data: bytes) -> None:
-    """Raises ValueError, in one line, where the file cannot be written."""
-    if path.is_dir():
-        raise ValueError(f"cannot write {path}: it is a folder")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(path, data)
-    except OSError as error:
-        raise ValueError(f"cannot write {path}: {error.strerror}: {error.filename}") from error
-
-
-def names() -> list[str]:
-    return [*toy.FIGURES, *FIGURES]
-
-
-def sheet(name: str, runs: str, overrides: Sequence[str] = ()) -> tuple[Sheet, list[Filled]]:
-    """A figure drawn from the runs under a folder, and those that fill its cells.
-
-    Raises ValueError, in one line, for an unknown name, a wrong override, and metrics that cannot
-    be read.
-    """
-    if name not in names():
-        raise ValueError(f"figure must be one of {', '.join(names())}, got {name}")
-    figure, paint = toy.FIGURES[name] if name in toy.FIGURES else (FIGURES[name], _curves)
-    filled = fill_curves(figure, runs, overrides)
-    return paint(figure, filled, overrides), list(filled.values())
-
-
-def _curves(figure: Figure, filled: Mapping[Cell, Filled], overrides: Sequence[str]) -> Sheet:
-    return draw(figure, series(figure, filled), overrides)
+from lrd.analysis.command_line import build_parser, print_missing, run_command
+from lrd.analysis.studies import read_catalog
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = reader(__doc__, "figure", help=", ".join(names()))
-    parser.add_argument("--format", help=f"{', '.join(FORMATS)} (default: as --out ends, or png)")
-    parser.add_argument("--out", help="file to write (default: figures/ in the folder of the runs)")
+    names = ", ".join(read_catalog().figures)
+    parser = build_parser(__doc__, "figure", help=names)
+    parser.add_argument("--format", help="png, svg or pdf (default: as --out ends, or png)")
+    parser.add_argument("--out", help="file to write (default: figures/ in the runs directory)")
     args = parser.parse_intermixed_args(arguments)
-    try:
-        path, form = place(args.out, args.format, args.runs, args.figure)
-        drawn, cells = sheet(args.figure, args.runs, args.overrides)
-        save(path, encode(drawn, form))
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(path)
-    empty = commands((f.cell for f in cells if not f.n), into(args.runs, args.overrides))
-    tell(cells, empty, "missing curves are drawn after", args.runs)
-    return 0
+
+    def body() -> int:
+        from lrd.analysis.frames import RunFrames
+        from lrd.analysis.matching import run_commands, with_run_dir
+        from lrd.analysis.plotting import FIGURE_FORMATS, draw_figure, encode, write_file
+        from lrd.analysis.plotting.series import collect_figure
+
+        suffix = Path(args.out).suffix.lstrip(".") if args.out else ""
+        form = args.format or suffix or "png"
+        if form not in FIGURE_FORMATS:
+            raise ValueError(f"the format must be one of {', '.join(FIGURE_FORMATS)}, got {form}")
+        path = Path(args.out or Path(args.runs) / "figures" / f"{args.figure}.{form}")
+        figure = read_catalog().figure(args.figure)
+        results = collect_figure(figure, RunFrames(args.runs), args.overrides)
+        write_file(path, encode(draw_figure(figure, results, args.overrides).sheet, form))
+        print(path)
+        empty = [cell for cell, found in results.items() if not found.n]
+        commands = run_commands(empty, with_run_dir(args.runs, args.overrides))
+        print_missing(list(results.values()), commands, "To run the missing curves")
+        return 0
+
+    return run_command(body)
 
 
 if __name__ == "__main__":

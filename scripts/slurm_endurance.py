@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from benchmarks.endurance import ROOT, disturb_slurm_sweep
+from scripts.benchmarks.endurance import ROOT, disturb_slurm_sweep
 
 
 def main() -> int:

@@ -1,16 +1,18 @@
-"""Settings, their composition by Hydra, and the identity of a configuration. Imports no torch."""
+"""Settings, their composition by Hydra, and the identity of a configuration. Imports no torch.
 
-from lrd.config.compose import CONFIGS, compose, format_error, to_config
-from lrd.config.fingerprint import DEFAULTS, diff_identities, fingerprint, flatten, identity
+``lrd.config.compose.compose`` and ``lrd.config.fingerprint.fingerprint`` have the names of their
+modules and are imported from these.
+"""
+
+from lrd.config.compose import CONFIGS, format_error, to_config
+from lrd.config.fingerprint import DEFAULTS, diff_identities, flatten, identity
 from lrd.config.schema import Config
 
 __all__ = [
     "CONFIGS",
     "DEFAULTS",
     "Config",
-    "compose",
     "diff_identities",
-    "fingerprint",
     "flatten",
     "format_error",
     "identity",

@@ -23,7 +23,7 @@ from lrd.runs.signals import Interrupted
 
 MAX_PAUSE = 15.0  # seconds between two queries of the queue
 MIN_GRACE = 5.0  # seconds before a job without a result counts as lost: file systems are slow
-ROOT = Path(__file__).resolve().parents[2]
+_ROOT = Path(__file__).resolve().parents[2]
 _log = logging.getLogger(__name__)
 
 
@@ -195,7 +195,7 @@ def _executor(launcher: Any) -> Any:
 
     settings = dict(launcher.params)
     # A job must find `lrd` and `hydra_plugins`, also if this checkout is not installed.
-    path = f'export PYTHONPATH={shlex.quote(str(ROOT))}"${{PYTHONPATH:+:$PYTHONPATH}}"'
+    path = f'export PYTHONPATH={shlex.quote(str(_ROOT))}"${{PYTHONPATH:+:$PYTHONPATH}}"'
     settings["setup"] = [*(settings.get("setup") or []), path]
     shared = {field.name for field in fields(BaseQueueConf)}
     folder, timeouts = settings.pop("submitit_folder"), settings.pop("max_num_timeout")

@@ -12,7 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lrd.config import Config, diff_identities, fingerprint, identity
+from lrd.config import Config, diff_identities, identity
+from lrd.config.fingerprint import fingerprint
 from lrd.runs.lock import LOCK_NAME, is_locked
 
 RUN_FORMAT = 1

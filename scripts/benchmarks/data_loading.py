@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from benchmarks.datasets import Photos, is_on_disk, torchvision_dataset
-from benchmarks.measure import Clock, Options
-from benchmarks.report import BenchmarkTable, measurements
-from benchmarks.workloads import TurnResult, Workload, alternate, image_rates
 from lrd.training import builder
+from scripts.benchmarks.datasets import Photos, is_on_disk, torchvision_dataset
+from scripts.benchmarks.measure import Clock, Options
+from scripts.benchmarks.report import BenchmarkTable, measurements
+from scripts.benchmarks.workloads import TurnResult, Workload, alternate, image_rates
 from tasks.data.synthetic_shapes import shapes_root
 
 _log = logging.getLogger(__name__)

@@ -11,12 +11,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from benchmarks import measure
-from benchmarks import optimizers as opt
-from benchmarks.datasets import IMAGE_SETS
-from benchmarks.measure import ChildProcess, Options, Quartiles, Variant
-from benchmarks.report import BenchmarkTable, Bound, Measurement, measurements
-from benchmarks.workloads import Workload, make_model
+from scripts.benchmarks import measure
+from scripts.benchmarks import optimizers as opt
+from scripts.benchmarks.datasets import IMAGE_SETS
+from scripts.benchmarks.measure import ChildProcess, Options, Quartiles, Variant
+from scripts.benchmarks.report import BenchmarkTable, Bound, Measurement, measurements
+from scripts.benchmarks.workloads import Workload, make_model
 
 _log = logging.getLogger(__name__)
 

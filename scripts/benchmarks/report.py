@@ -15,8 +15,8 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.measure import Options, Quartiles, pairwise_ratios
 from lrd.training import environment
+from scripts.benchmarks.measure import Options, Quartiles, pairwise_ratios
 
 # Okabe and Ito's colors, which color-blind readers distinguish; hatches and markers serve in gray.
 _BLUE, _ORANGE, _GRAY = "#0072B2", "#E69F00", "#999999"

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import torch
 
-from benchmarks import optimizers as opt
-from benchmarks.measure import Options, Work, measure_tensor_memory
-from benchmarks.optimizer_step import time_steps
-from benchmarks.report import BenchmarkTable, Measurement, measurements
-from benchmarks.workloads import Workload, lrd_loop
+from scripts.benchmarks import optimizers as opt
+from scripts.benchmarks.measure import Options, Work, measure_tensor_memory
+from scripts.benchmarks.optimizer_step import time_steps
+from scripts.benchmarks.report import BenchmarkTable, Measurement, measurements
+from scripts.benchmarks.workloads import Workload, lrd_loop
 
 _log = logging.getLogger(__name__)
 

@@ -5,16 +5,18 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import measure
-from benchmarks.datasets import IMAGE_SETS
-from benchmarks.measure import ChildProcess, Options, Quartiles, Variant
-from benchmarks.optimizers import OPTIMIZER_NAMES, P
-from benchmarks.report import BenchmarkTable, Bound, Measurement, measurements
-from benchmarks.workloads import (
+from lrd.training import builder
+from scripts.benchmarks import measure
+from scripts.benchmarks.datasets import IMAGE_SETS
+from scripts.benchmarks.measure import ChildProcess, Options, Quartiles, Variant
+from scripts.benchmarks.optimizers import OPTIMIZER_NAMES, P
+from scripts.benchmarks.report import BenchmarkTable, Bound, Measurement, measurements
+from scripts.benchmarks.workloads import (
     WARMUP_STEPS,
     TurnResult,
     Workload,
@@ -24,7 +26,6 @@ from benchmarks.workloads import (
     make_model,
     plain_loop,
 )
-from lrd.training import builder
 
 PLAIN, PLAIN_NAIVE = "plain PyTorch loop, no LRD", "plain PyTorch loop, naive LRD"
 LRD_PAPER, LRD_FAST = "ours, train=paper", "ours, train=fast"

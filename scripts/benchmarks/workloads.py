@@ -12,13 +12,13 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from benchmarks import optimizers as opt
-from benchmarks.datasets import IMAGE_SETS, is_on_disk, torchvision_dataset
-from benchmarks.measure import ChildProcess, Clock, Options
-from lrd.config import compose, to_config
+from lrd.config.compose import compose, to_config
 from lrd.config.schema import Config
 from lrd.loggers.base import Logger, Metrics
 from lrd.training import builder
+from scripts.benchmarks import optimizers as opt
+from scripts.benchmarks.datasets import IMAGE_SETS, is_on_disk, torchvision_dataset
+from scripts.benchmarks.measure import ChildProcess, Clock, Options
 
 WARMUP_STEPS = 4  # of a first turn, which loads the data and compiles
 
@@ -83,7 +83,10 @@ class Workload:
         if self.hidden is not None:
             lines.append(f"model.hidden=[{','.join(map(str, self.hidden))}]")
         if self.images is not None:
-            lines += ["dataset._target_=benchmarks.datasets.RandomImages", "run.allow=[benchmarks]"]
+            lines += [
+                "dataset._target_=scripts.benchmarks.datasets.RandomImages",
+                "run.allow=[scripts]",
+            ]
             lines += [f"+dataset.like={self.data}", f"+dataset.train={self.images[0]}"]
             lines.append(f"+dataset.test={self.images[1]}")
         return [*lines, *self.extra]

@@ -10,11 +10,11 @@ from typing import Any
 import bench
 import pytest
 import torch
-from benchmarks import optimizers as opt
-from benchmarks.data_loading import photos_table, photos_workload, pil_batches, task_batches
-from benchmarks.measure import ChildProcess, Options
 
 from lrd.optim import kernels
+from scripts.benchmarks import optimizers as opt
+from scripts.benchmarks.data_loading import photos_table, photos_workload, pil_batches, task_batches
+from scripts.benchmarks.measure import ChildProcess, Options
 
 QUICK = Options(quick=True, rounds=2)
 

@@ -10,12 +10,11 @@ from functools import cache
 from typing import Any
 
 import pytest
-import sweep
-from curves import FIGURES
 from hydra.core.hydra_config import HydraConfig
-from layout import TABLES
 from omegaconf import OmegaConf
 
+from lrd.analysis.resolve import expand_sweep, setting_name
+from lrd.analysis.studies import read_catalog
 from lrd.config.compose import CONFIGS, compose, to_config
 from lrd.config.fingerprint import fingerprint, identity
 from lrd.config.schema import Config
@@ -62,13 +61,13 @@ def mark(*overrides: str) -> str:
 
 @cache
 def swept(experiment: str) -> list[tuple[str, ...]]:
-    return sweep.cells(experiment)
+    return expand_sweep(experiment)
 
 
 def settings(experiment: str) -> list[tuple[str, ...]]:
     """Its cells, without what names the experiment and the seed."""
     left = ("seed", "experiment")
-    found = (tuple(o for o in run if sweep.setting(o) not in left) for run in swept(experiment))
+    found = (tuple(o for o in run if setting_name(o) not in left) for run in swept(experiment))
     return list(dict.fromkeys(found))
 
 
@@ -226,14 +225,14 @@ def test_all_classification_is_table_1():
 
 
 def test_every_cell_of_a_table_or_a_figure_is_one_of_its_experiments_sweep():
-    asked = [cell for table in TABLES.values() for cell in table.cells()]
-    asked += [curve.cell for figure in FIGURES.values() for curve in figure.curves()]
+    asked = [cell for table in read_catalog().tables.values() for cell in table.cells()]
+    asked += [curve.cell for figure in read_catalog().figures.values() for curve in figure.curves()]
     for cell in asked:
         assert any(set(cell.overrides) >= set(swept) for swept in settings(cell.experiment)), cell
 
 
 def test_a_table_asks_for_every_cell_of_its_experiments():
-    for table in TABLES.values():
+    for table in read_catalog().tables.values():
         for experiment in dict.fromkeys(cell.experiment for cell in table.cells()):
             asked = {frozenset(c.overrides) for c in table.cells() if c.experiment == experiment}
             assert asked == set(map(frozenset, settings(experiment)))
@@ -256,7 +255,7 @@ def test_the_sweep_is_what_hydra_runs(cli: Callable[..., object], monkeypatch: p
             lambda self, cfg, to=jobs: to.append(list(HydraConfig.get().overrides.task)),
         )
         cli("-m", f"+experiment={name}", *more)
-        assert len(jobs) > 1 and [tuple(job) for job in jobs] == sweep.cells(name, more)
+        assert len(jobs) > 1 and [tuple(job) for job in jobs] == expand_sweep(name, more)
 
 
 def test_a_run_that_another_experiment_made_is_found(cli: Callable[..., Any]):

@@ -46,7 +46,7 @@ def launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeLa
 def finish(run: Run, score: float) -> None:
     """Record a run as finished with this score at its last epoch."""
     final = {"value": score, "epoch": 30}
-    run.write(
+    run.update(
         status="finished",
         score={"name": "test_accuracy", "maximize": True, "unit": "%"},
         final=final,

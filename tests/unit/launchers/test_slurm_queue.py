@@ -100,7 +100,7 @@ def test_the_last_job_of_a_run_counts_and_an_incomplete_line_does_not(tmp_path: 
 def submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Run]:
     """Four runs, each with a job; the first has finished, the last has not started."""
     monkeypatch.chdir(tmp_path)
-    runs = [RunStore(to_config(compose([f"seed={seed}"]))) for seed in range(4)]
+    runs = [RunStore(to_config(compose([f"seed={seed}"]))).run for seed in range(4)]
     append_jobs(
         "runs",
         [
@@ -108,9 +108,9 @@ def submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Run]
             for i, r in enumerate(runs)
         ],
     )
-    runs[0].write(status="finished", job="4_0")
-    runs[1].write(status="running", job="4_1")
-    runs[2].write(status="failed", job="4_2")
+    runs[0].update(status="finished", job="4_0")
+    runs[1].update(status="running", job="4_1")
+    runs[2].update(status="failed", job="4_2")
     return {f"4_{i}": run for i, run in enumerate(runs)}
 
 
@@ -143,7 +143,7 @@ def test_slurm_is_not_queried_if_all_runs_are_finished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
-    RunStore(to_config(compose([]))).write(status="finished", job=None)
+    RunStore(to_config(compose([]))).run.update(status="finished", job=None)
     monkeypatch.setattr(slurm_queue, "_query", lambda *command: pytest.fail("asked"))
     (run,) = list_runs("runs")
     assert run.job == "" and run.state == "finished"

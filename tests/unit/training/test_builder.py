@@ -4,11 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
-import sweep
 import torch
 from omegaconf import OmegaConf
 
 from lrd import LRDropout
+from lrd.analysis.resolve import expand_sweep
 from lrd.config.compose import CONFIGS, compose, to_config
 from lrd.config.schema import LRD
 from lrd.optim.lr_dropout import LRDropout as Wrapper
@@ -77,7 +77,7 @@ def test_tuned_files_belong_to_a_pair(name: str):
 @pytest.mark.parametrize("name", options("experiment"))
 def test_every_experiment_builds(name: str):
     """Its first cell and its last; that every cell composes is tests/test_experiments.py's."""
-    first, *_, last = sweep.cells(name, ["seed=0"])
+    first, *_, last = expand_sweep(name, ["seed=0"])
     parts(*first)
     if not name.startswith(("figure4", "figure8", "figure9", "smoke", "all")):
         last = (*last, "dataset=digits", "model=fcnet")  # the network itself is built once
@@ -97,7 +97,7 @@ def test_every_model_takes_every_data_set_that_makes_sense(model: str, dataset: 
 
 
 ERRORS = {
-    "optim._target_=torch.utils.collect_env.run": "must be a subclass of Optimizer, got torch.utils",
+    "optim._target_=torch.utils.collect_env.run": "must be a subclass of Optimizer, got torch",
     "optim._target_=os.system": "must be in one of torch, torchvision, lrd, tasks, got os.system",
     "optim._target_=torch.optim.Foo": "optim._target_ must be importable, got torch.optim.Foo",
     "optim._target_=torch.optim.Optimizer": "must be a subclass of Optimizer",

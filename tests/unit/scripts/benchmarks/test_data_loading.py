@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks.data_loading import photos_workload, pil_batches, task_batches
-from benchmarks.measure import Options
-from benchmarks.workloads import Workload
 
+from scripts.benchmarks.data_loading import photos_workload, pil_batches, task_batches
+from scripts.benchmarks.measure import Options
+from scripts.benchmarks.workloads import Workload
 from tasks.segmentation import Segmentation
 from tests.helpers import voc_layout
 

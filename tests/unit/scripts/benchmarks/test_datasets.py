@@ -8,8 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from benchmarks import datasets
-from benchmarks.datasets import (
+from PIL import Image
+from scipy import ndimage
+
+from lrd.task import Setup
+from scripts.benchmarks import datasets
+from scripts.benchmarks.datasets import (
     IMAGE_SETS,
     Photos,
     RandomImages,
@@ -17,10 +21,6 @@ from benchmarks.datasets import (
     random_crop,
     torchvision_dataset,
 )
-from PIL import Image
-from scipy import ndimage
-
-from lrd.task import Setup
 from tasks.data.augment import MEAN_PIXEL, normalize
 from tasks.data.synthetic_shapes import shapes_root
 from tasks.data.voc import VOID, color_map

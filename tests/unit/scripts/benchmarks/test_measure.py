@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from benchmarks.measure import (
+
+from scripts.benchmarks.measure import (
     Clock,
     Quartiles,
     Variant,

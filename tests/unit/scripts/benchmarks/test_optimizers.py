@@ -4,12 +4,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from benchmarks import optimizers as opt
-from benchmarks.optimizer_step import step_memory
 from torch.nn import Parameter
 
 from lrd.optim import kernels, masks
 from lrd.optim.lr_dropout import LRDropout
+from scripts.benchmarks import optimizers as opt
+from scripts.benchmarks.optimizer_step import step_memory
 
 CPU = torch.device("cpu")
 

@@ -4,7 +4,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from benchmarks.report import BenchmarkTable, Bound, Measurement, measurements
+
+from scripts.benchmarks.report import BenchmarkTable, Bound, Measurement, measurements
 
 
 @pytest.mark.parametrize(

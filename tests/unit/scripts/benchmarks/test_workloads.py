@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from benchmarks.datasets import torchvision_dataset
-from benchmarks.measure import Options
-from benchmarks.scaling import equal_sizes
-from benchmarks.training_loop import flops_per_image
-from benchmarks.workloads import Workload, lrd_loop, plain_loop, train_plain_epoch
 from torch.utils.data import DataLoader
 
+from scripts.benchmarks.datasets import torchvision_dataset
+from scripts.benchmarks.measure import Options
+from scripts.benchmarks.scaling import equal_sizes
+from scripts.benchmarks.training_loop import flops_per_image
+from scripts.benchmarks.workloads import Workload, lrd_loop, plain_loop, train_plain_epoch
 from tasks.models.fcnet import FCNet
 
 
@@ -42,7 +42,7 @@ def test_a_turn_of_the_lrd_loop_is_an_epoch_or_its_first_steps():
         done = turn(steps)
         assert done.images == pytest.approx(images)
         assert 0 < done.seconds < done.total_seconds
-    assert done.metadata["implementation"] == "generic"
+    assert done.record["implementation"] == "generic"
 
 
 @pytest.mark.parametrize("naive", [False, True])

@@ -1,0 +1,43 @@
+"""Reading runs: data frames, comparisons, statistics, tables, figures, verdicts and the report.
+
+Nothing here imports torch, and importing this package imports neither pandas nor scipy. In a
+notebook::
+
+    import lrd.analysis as la
+
+    runs = la.load_runs("runs")  # one row a run, its settings as columns
+    runs.query("status == 'finished'").groupby(["dataset", "optim", "arm"]).final.mean()
+    curves = la.load_curves("runs", ["train_loss", "test_accuracy"])  # one row a run and epoch
+
+    frames = la.RunFrames("runs")  # reads the directory once, for what follows
+    pairs = la.pair_arms("quickstart", ("lrd.p=1", "lrd.p=0.5"), frames)
+    la.score_table({pair.name: pair.compare() for pair in pairs})  # differences with intervals
+"""
+
+from importlib import import_module
+from typing import Any
+
+_MODULES = {
+    "RunFrames": "frames",
+    "load_curves": "frames",
+    "load_runs": "frames",
+    "read_catalog": "studies",
+    "read_study": "studies",
+    "collect_results": "matching",
+    "compare": "comparison",
+    "pair_arms": "comparison",
+    "score_table": "comparison",
+    "level_table": "comparison",
+    "cells_frame": "tables",
+    "table_parts": "tables",
+    "judge_claims": "verdicts",
+    "plan_experiment": "planning",
+}
+__all__ = list(_MODULES)  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for from the module that defines it."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__} has no attribute {name}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

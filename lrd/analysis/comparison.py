@@ -1,0 +1,367 @@
+"""Two configurations compared in pairs of runs with the same seed, and the arms of an experiment.
+
+    frames = RunFrames("runs")
+    pairs = pair_arms("quickstart", ("lrd.p=1", "lrd.p=0.5"), frames)
+    score_table({" ".join(pair.at): pair.compare() for pair in pairs})
+
+Which arm converges faster is answered in epochs, so that a faster kernel flatters neither arm:
+
+- ``time_to_target``: the first epoch whose score is at least what the base run of the same seed has
+  at its end. The base reaches that by its last epoch, whatever happens; the other arm need not, and
+  then counts as later than every epoch. So this one leans towards the base. Against the worse of
+  the two final scores both arms reach the target, and to exchange them changes the sign alone.
+- ``mean_level``: the mean height of a curve, the area under it by the trapezoid rule over the
+  epochs that it spans, in the metric's unit. It needs no target.
+"""
+
+import math
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from statistics import median
+
+import numpy as np
+import pandas as pd
+
+from lrd.analysis.frames import RunFrames
+from lrd.analysis.matching import CellResults, ScoreKind, collect_results
+from lrd.analysis.resolve import setting_name, sweep_parameters, sweep_values
+from lrd.analysis.statistics import PairedDifferences, Pooled, SampleSize, holm, pool
+from lrd.analysis.studies import CellSpec, read_catalog
+
+NOT_REACHED = math.inf
+Arms = tuple[str, str]
+Curve = pd.Series  # a metric, indexed by epoch in ascending order
+
+
+@dataclass(frozen=True)
+class TimeToTarget:
+    """The first epoch at which each run of a pair reached a target; NOT_REACHED if it never did.
+
+    The difference between never and an epoch is unknown, but not who was first: the sign test
+    holds, and means and t intervals (``effect``) are None then.
+    """
+
+    seeds: tuple[int, ...]
+    base: tuple[float, ...]
+    other: tuple[float, ...]
+
+    @property
+    def n(self) -> int:
+        return len(self.seeds)
+
+    @property
+    def reached(self) -> tuple[int, int]:
+        """How many runs of each arm reached the target at all."""
+        return sum(map(math.isfinite, self.base)), sum(map(math.isfinite, self.other))
+
+    @property
+    def medians(self) -> tuple[float, float] | None:
+        """The median epoch of each arm; NOT_REACHED where half of the runs did not reach it."""
+        return (median(self.base), median(self.other)) if self.n else None
+
+    @property
+    def signs(self) -> dict[int, int]:
+        """By seed: -1 where the other arm was first, 1 where the base was, 0 for the same epoch."""
+        pairs = zip(self.seeds, self.base, self.other, strict=True)
+        return {seed: (other > base) - (other < base) for seed, base, other in pairs}
+
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """Pairs in which the other arm was sooner, as soon, later."""
+        signs = list(self.signs.values())
+        return signs.count(-1), signs.count(0), signs.count(1)
+
+    @property
+    def p_sign(self) -> float | None:
+        """Two-sided p of the exact sign test; pairs of the same epoch do not count."""
+        from scipy import stats
+
+        sooner, _, later = self.counts
+        if not sooner + later:
+            return 1.0 if self.n else None
+        return float(stats.binomtest(sooner, sooner + later).pvalue)
+
+    @property
+    def effect(self) -> PairedDifferences:
+        """Epochs more that the other arm needs (below 0: it is faster)."""
+        pairs = zip(self.base, self.other, strict=True)
+        return PairedDifferences(tuple(other - base for base, other in pairs))
+
+    @property
+    def median_interval(self) -> tuple[float, float] | None:
+        """The distribution-free 95 % interval of the median difference, even with NOT_REACHED.
+
+        None below six pairs, which determine none, and where neither run of a pair got there.
+        """
+        from scipy import stats
+
+        differences = self.effect.values
+        if self.n < 6 or any(map(math.isnan, differences)):
+            return None
+        found = stats.quantile_test(differences, p=0.5).confidence_interval(0.95)
+        return float(found.low), float(found.high)
+
+
+def first_reached(curve: Curve, target: float, maximize: bool) -> float:
+    """Return the first epoch whose value is at least ``target`` (at most, if not ``maximize``), or
+    NOT_REACHED. NaN reaches nothing and is reached by nothing."""
+    values = curve.to_numpy()
+    epochs = curve.index.to_numpy()[values >= target if maximize else values <= target]
+    return float(epochs[0]) if len(epochs) else NOT_REACHED
+
+
+def mean_level(curve: Curve) -> float:
+    """Return the area under a curve divided by its span of epochs; NaN without a point."""
+    if curve.empty:
+        return math.nan
+    if len(curve) == 1:
+        return float(curve.iloc[0])
+    epochs = curve.index.to_numpy()
+    return float(np.trapezoid(curve.to_numpy(), epochs)) / float(epochs[-1] - epochs[0])
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """``other`` against ``base``: every number is the other's minus the base's, a pair a seed."""
+
+    base: CellResults
+    other: CellResults
+    seeds: tuple[int, ...]
+
+    @property
+    def n(self) -> int:
+        return len(self.seeds)
+
+    @property
+    def score(self) -> ScoreKind:
+        """As the runs record it; the default where there is no pair."""
+        return self.base.score if self.seeds else ScoreKind()
+
+    @property
+    def means(self) -> tuple[float, float] | None:
+        """Of the paired runs of each arm, the base first."""
+        if not self.seeds:
+            return None
+        base, other = (arm.scores.loc[list(self.seeds)] for arm in (self.base, self.other))
+        return float(base.mean(skipna=False)), float(other.mean(skipna=False))
+
+    @cached_property
+    def differences(self) -> dict[int, float]:
+        """Of the final scores, by seed, in the score's unit."""
+        if not self.seeds:
+            return {}
+        return (self.other.scores - self.base.scores).loc[list(self.seeds)].to_dict()
+
+    @cached_property
+    def effect(self) -> PairedDifferences:
+        """Mean, interval, p of the differences. Above 0 the other arm's score is higher, which is
+        better where the score says ``maximize``."""
+        return PairedDifferences(tuple(self.differences.values()))
+
+    @property
+    def paper(self) -> float | None:
+        """The same difference as the paper prints it; None where it prints none."""
+        base, other = self.base.cell.paper, self.other.cell.paper
+        return None if base is None or other is None else round(other - base, 6)
+
+    @property
+    def failed(self) -> tuple[int, ...]:
+        """The seeds of runs that failed in either arm, so that no pair has them."""
+        return tuple(sorted({*self.base.failed.index, *self.other.failed.index}))
+
+    def plan(self, gap: float | None = None) -> SampleSize | None:
+        """Return how many seeds would show ``gap``, the paper's if none is given."""
+        gap = self.paper if gap is None else gap
+        return None if gap is None else self.effect.plan(gap)
+
+    def time_to_target(self, even: bool = False) -> TimeToTarget:
+        """Count the epochs to the base run's final score, or, if ``even``, to the worse of the
+        pair's two."""
+        name, maximize = self.score.name, self.score.maximize
+        base, other = self.base.curves(name), self.other.curves(name)
+        firsts = []
+        for seed in self.seeds:
+            target, final = (float(arm.runs.at[seed, "final"]) for arm in (self.base, self.other))
+            if even and (math.isnan(final) or (final < target) == maximize):
+                target = final
+            firsts.append([first_reached(c[seed], target, maximize) for c in (base, other)])
+        return TimeToTarget(self.seeds, tuple(f for f, _ in firsts), tuple(s for _, s in firsts))
+
+    def level_differences(self, key: str) -> dict[int, float]:
+        """Return by seed how much higher the other arm's curve of a metric lies."""
+        base, other = self.base.curves(key), self.other.curves(key)
+        return {seed: mean_level(other[seed]) - mean_level(base[seed]) for seed in self.seeds}
+
+
+def compare(
+    base: CellResults, other: CellResults, seeds: Iterable[int] | None = None
+) -> Comparison:
+    """Pair the finished runs of two configurations by seed.
+
+    Args:
+        seeds: the seeds to take, in this order; all that both have if None.
+    """
+    both = base.runs.index.intersection(other.runs.index)
+    asked = sorted(both) if seeds is None else seeds
+    return Comparison(base, other, tuple(int(seed) for seed in asked if seed in both))
+
+
+def pool_comparisons(table: Sequence[Comparison]) -> Pooled | None:
+    """Pool the differences of a table; None where their scores are not of one kind."""
+    if len({found.score for found in table if found.n}) > 1:
+        return None
+    return pool([found.differences for found in table])
+
+
+def score_table(table: Mapping[str, Comparison]) -> pd.DataFrame:
+    """Return a row a comparison: the final scores, their difference, and its tests.
+
+    Columns: n, base, other (means), difference, low, high (95 % t interval), sd, p_t, p_t_holm,
+    p_permutation, smallest_p, p_permutation_holm, paper.
+    """
+    effects = [found.effect for found in table.values()]
+    adjusted = zip(
+        holm([e.p_t for e in effects]), holm([e.p_permutation for e in effects]), strict=True
+    )
+    rows = []
+    for found, (p_t, p_permutation) in zip(table.values(), adjusted, strict=True):
+        base, other = found.means or (None, None)
+        row = {"n": found.n, "base": base, "other": other, **effect_row(found.effect)}
+        row |= {"p_t_holm": p_t, "p_permutation": found.effect.p_permutation}
+        row |= {"smallest_p": found.effect.smallest_p, "p_permutation_holm": p_permutation}
+        rows.append(row | {"paper": found.paper})
+    return pd.DataFrame(rows, list(table), dtype=float).astype({"n": int})
+
+
+def level_table(key: str, table: Mapping[str, Comparison]) -> pd.DataFrame:
+    """Return a row a comparison: the difference of the mean levels of a metric, and its test."""
+    found = [PairedDifferences(tuple(c.level_differences(key).values())) for c in table.values()]
+    adjusted = holm([each.p_t for each in found])
+    rows = [
+        {"n": each.n, **effect_row(each), "p_t_holm": p}
+        for each, p in zip(found, adjusted, strict=True)
+    ]
+    return pd.DataFrame(rows, list(table), dtype=float).astype({"n": int})
+
+
+def effect_row(effect: PairedDifferences) -> dict[str, float | None]:
+    """Return an effect as the columns difference, low, high, sd and p_t."""
+    low, high = effect.interval or (None, None)
+    numbers = (effect.mean, low, high, effect.sd, effect.p_t)
+    return dict(zip(("difference", "low", "high", "sd", "p_t"), numbers, strict=True))
+
+
+@dataclass(frozen=True)
+class ArmPair:
+    """Two arms of one configuration of an experiment with their runs, and the seeds asked for.
+
+    ``at``: what distinguishes this configuration from the experiment's others, such as
+    ``optim=adam``.
+    """
+
+    experiment: str
+    overrides: tuple[str, ...]
+    arms: Arms
+    results: tuple[CellResults, CellResults]
+    seeds: tuple[int, ...]
+    at: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return " ".join(self.at) or self.experiment
+
+    def compare(self) -> Comparison:
+        return compare(*self.results, self.seeds)
+
+
+def default_arms(experiment: str) -> Arms:
+    """Return the named arms base and lrd where the experiment sweeps arms; its two values where it
+    sweeps one other setting; else without LRD and with it."""
+    swept = {n: t for n, t in sweep_parameters(experiment).items() if setting_name(n) != "seed"}
+    if any(setting_name(name) == "arm" for name in swept):
+        return "+arm=base", "+arm=lrd"
+    if len(swept) == 1 and "lrd.p" not in swept:
+        ((name, text),) = swept.items()
+        if len(values := sweep_values(name, text)) == 2:
+            return f"{name}={values[0]}", f"{name}={values[1]}"
+    return "lrd.p=1", "lrd.p=0.5"
+
+
+def pair_arms(
+    experiment: str, arms: Arms, frames: RunFrames, overrides: Sequence[str] = ()
+) -> list[ArmPair]:
+    """Return every configuration of an experiment, in the order of its sweep, with both arms.
+
+    What an experiment sweeps besides the arms' settings and the seed are its configurations.
+    Raises ValueError, in one line, for arms or overrides that make no pair.
+    """
+    sweep = swept_settings(experiment, arms, overrides)
+    settings = tuple(o for o in overrides if setting_name(o) != "seed")
+    kept = [o for o in settings if setting_name(o) not in map(setting_name, sweep)]
+    seeds = requested_seeds(experiment, overrides)
+    pairs = []
+    for chosen in product(*sweep.values()):
+        at = tuple(f"{name}={value}" for name, value in zip(sweep, chosen, strict=True))
+        words = [(*at, *kept, *shlex.split(arm)) for arm in arms]
+        cells = [CellSpec(experiment, w, paper_value(experiment, w)) for w in words]
+        found = collect_results(cells, frames)
+        base, other = (found[cell] for cell in cells)
+        if base.fingerprint == other.fingerprint:
+            raise ValueError(
+                f"the arms must be different configurations, got {arms[0]} and {arms[1]}, which "
+                "resolve to the same one"
+            )
+        own = tuple(a for a, v in zip(at, sweep.values(), strict=True) if len(v) > 1)
+        pairs.append(ArmPair(experiment, settings, arms, (base, other), seeds, own))
+    return pairs
+
+
+def missing_commands(pairs: Sequence[ArmPair]) -> list[str]:
+    """Return the commands that complete the pairs, one for each arm that lacks runs; they skip what
+    is done."""
+    commands = []
+    for place, arm in enumerate(pairs[0].arms):
+        lacks = set()
+        for pair in pairs:
+            lacks |= set(pair.seeds) - set(pair.results[place].runs.index)
+        if seeds := [str(seed) for seed in pairs[0].seeds if seed in lacks]:
+            words = [f"+experiment={pairs[0].experiment}", *pairs[0].overrides, arm]
+            commands.append(" ".join(["python run.py -m", *words, f"seed={','.join(seeds)}"]))
+    return commands
+
+
+def paper_value(experiment: str, overrides: Sequence[str]) -> float | None:
+    """Return what a table of the studies has for a configuration, if it has one."""
+    for table in read_catalog().tables.values():
+        for cell in table.cells():
+            if cell.experiment == experiment and set(cell.overrides) <= set(overrides):
+                return cell.paper
+    return None
+
+
+def requested_seeds(experiment: str, overrides: Sequence[str]) -> tuple[int, ...]:
+    """Return the seeds of the overrides, else the experiment's, else 0 to 9."""
+    asked = [o.partition("=")[2] for o in overrides if setting_name(o) == "seed"]
+    text = [sweep_parameters(experiment).get("seed", "range(0,10)"), *asked][-1]
+    return tuple(dict.fromkeys(_integer(seed) for seed in sweep_values("seed", text)))
+
+
+def swept_settings(experiment: str, arms: Arms, overrides: Sequence[str]) -> dict[str, list[str]]:
+    """Return what is swept besides the arms' settings and the seed: by ``overrides``, and by the
+    experiment where they say nothing else."""
+    given = {setting_name(o): o.partition("=") for o in overrides}
+    own = {"seed"} | {setting_name(word) for arm in arms for word in shlex.split(arm)}
+    swept = sweep_parameters(experiment)
+    sweep = {name: text for name, text in swept.items() if setting_name(name) not in given}
+    sweep |= {n: text for n, _, text in given.values() if len(sweep_values(n, text)) > 1}
+    return {n: sweep_values(n, text) for n, text in sweep.items() if setting_name(n) not in own}
+
+
+def _integer(seed: str) -> int:
+    try:
+        return int(seed)
+    except ValueError:
+        raise ValueError(f"seed must be whole numbers, got {seed}") from None

@@ -1,0 +1,287 @@
+"""Weights & Biases: tables and figures as a run, and a workspace laid out as a study's figures.
+
+wandb is imported only inside functions.
+"""
+
+import io
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lrd.analysis.frames import RunFrames
+from lrd.analysis.matching import require_distinct
+from lrd.analysis.plotting.figure import draw_figure, encode
+from lrd.analysis.plotting.series import collect_figure
+from lrd.analysis.report.build import run_scales, scale_suffix, with_scale
+from lrd.analysis.resolve import resolve, resolve_cell
+from lrd.analysis.studies import CellSpec, FigureSpec, GroupSpec, read_catalog
+from lrd.analysis.tables import cells_frame, table_parts
+from lrd.config.fingerprint import flatten
+from lrd.config.schema import WandbSettings
+from lrd.loggers.wandb import limited_settings
+from lrd.runs.labels import run_labels
+
+LABELS = ("dataset", "model", "optimizer", "arm", "p")  # the first columns of a dashboard
+PINNED = ("config:optimizer.value", "config:arm.value", "config:p.value", "config:seed.value")
+
+
+def split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Separate the settings of Weights & Biases, ``wandb.*``, from those of runs."""
+    ours = [override for override in overrides if override.startswith("wandb.")]
+    return ours, [override for override in overrides if override not in ours]
+
+
+def wandb_settings(overrides: Sequence[str]) -> WandbSettings:
+    """Return ``wandb.*`` as run.py resolves it. Raises ValueError in one line."""
+    return resolve(overrides).config.wandb
+
+
+def log_report(frames: RunFrames, settings: WandbSettings, overrides: Sequence[str] = ()) -> str:
+    """Log all tables and figures that have runs, at every scale, into one run of type ``report``.
+
+    Args:
+        frames: the runs.
+        settings: where to log; ``mode=disabled`` leaves the mode to wandb: WANDB_MODE, or online.
+        overrides: settings that differ from the experiments'.
+
+    Returns:
+        A line that says what was logged, and where. Raises whatever wandb raises.
+    """
+    import wandb
+    from PIL import Image
+
+    mode: Any = None if settings.mode == "disabled" else settings.mode
+    root = Path(frames.root).resolve()
+    os.environ.setdefault("WANDB_DATA_DIR", str(root / "wandb"))  # where tables wait for upload
+    with wandb.init(
+        mode=mode,
+        project=settings.project,
+        entity=settings.entity,
+        group=settings.group or "report",
+        job_type="report",
+        tags=settings.tags,
+        name=" ".join(["report", *overrides]),
+        config={"runs": str(root), "overrides": list(overrides)},
+        dir=frames.root,
+        settings=limited_settings(),
+    ) as run:
+        tables: list[str] = []
+        figures: list[str] = []
+        for scale in [1.0, *run_scales(frames, overrides)]:
+            given, suffix = with_scale(scale, overrides), scale_suffix(scale)
+            for name, rows in _tables_with_runs(frames, given):
+                made = wandb.Table(list(rows[0]), [list(row.values()) for row in rows])
+                run.log({f"tables/{name}{suffix}": made}, step=0)
+                filled = sum(row["n"] > 0 for row in rows)
+                run.summary[f"filled/{name}{suffix}"] = f"{filled} of {len(rows)}"
+                tables.append(name + suffix)
+            for name, png in _figures_with_runs(frames, given):
+                image = wandb.Image(Image.open(io.BytesIO(png)))
+                run.log({f"figures/{name}{suffix}": image}, step=0)
+                figures.append(name + suffix)
+        where = Path(run.dir).parent if run.offline else run.url
+        names = [", ".join(names) or "none" for names in (tables, figures)]
+        return f"tables {names[0]}; figures {names[1]}; {where}"
+
+
+def _tables_with_runs(
+    frames: RunFrames, overrides: Sequence[str]
+) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Yield the rows of every table that has a run, one for each configuration."""
+    for name, table in read_catalog().tables.items():
+        with suppress(ValueError):  # impossible under these settings; the page says why
+            cells = cells_frame(table_parts(table, frames, overrides))
+            if cells.n.any():
+                rows = cells.astype(object).where(cells.notna(), None)
+                yield name, rows.to_dict("records")
+
+
+def _figures_with_runs(frames: RunFrames, overrides: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+    """Yield every figure that has a run, as PNG."""
+    for name, figure in read_catalog().figures.items():
+        with suppress(ValueError):
+            results = collect_figure(figure, frames, overrides)
+            if any(found.n for found in results.values()):
+                yield name, encode(draw_figure(figure, results, overrides).sheet, "png")
+
+
+@dataclass(frozen=True)
+class DashboardLines:
+    """The lines of figures on a dashboard, which groups runs by columns of their configuration.
+
+    Attributes:
+        fingerprints: those of the runs.
+        columns: the columns that distinguish the lines, as few as possible.
+        colors: a line's color, by its values of these columns.
+    """
+
+    fingerprints: list[str]
+    columns: list[str]
+    colors: dict[tuple[str, ...], str]
+
+
+def dashboard_lines(figures: Iterable[FigureSpec], overrides: Sequence[str]) -> DashboardLines:
+    """Return the lines of all curves of figures.
+
+    Raises:
+        ValueError: in one line, also if ``overrides`` make two curves of a figure the same.
+    """
+    colors: dict[CellSpec, set[str]] = {}
+    for figure in figures:
+        found = [resolve_cell(curve.cell, overrides) for curve in figure.curves()]
+        require_distinct("curves", found, overrides)
+        for group in figure.groups:
+            for cell, color in _line_colors(group):
+                colors.setdefault(cell, set()).add(color)
+    known = {cell: _dashboard_columns(cell, overrides) for cell in colors}
+    chosen = _distinguishing_columns(list(known.values()))
+    by_line: dict[tuple[str, ...], set[str]] = {}
+    for cell, cell_colors in colors.items():
+        values = [known[cell].get(name) for name in chosen]
+        if None not in values:
+            by_line.setdefault(tuple(map(_format_value, values)), set()).update(cell_colors)
+    # The dashboard chooses the color of a line that has different ones in two figures.
+    unique = {line: color for line, (color, *others) in by_line.items() if not others}
+    fingerprints = {resolve_cell(cell, overrides).fingerprint for cell in colors}
+    return DashboardLines(sorted(fingerprints), chosen, unique)
+
+
+def _dashboard_columns(cell: CellSpec, overrides: Sequence[str]) -> dict[str, Any]:
+    """Return a run's configuration as its dashboard has it: labels, then every setting."""
+    given = resolve_cell(cell, overrides)
+    config = asdict(given.config)
+    record = {"config": config, "choices": {}, "seed": 0, "fingerprint": given.fingerprint}
+    labels = {name: value for name, value in run_labels(record).items() if name in LABELS}
+    settings = flatten({name: config[name] for name in ("lrd", "optim", "regularizer")})
+    return labels | {f"settings.{name}": value for name, value in settings.items()}
+
+
+def _distinguishing_columns(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the first columns, each of which distinguishes more lines than those before it."""
+    chosen: list[str] = []
+    count = 1
+    for name in dict.fromkeys([*LABELS, *(name for row in rows for name in row)]):
+        names = [*chosen, name]
+        found = len({tuple(_format_value(row.get(each)) for each in names) for row in rows})
+        if found > count:
+            chosen, count = names, found
+    return chosen
+
+
+def _format_value(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _line_colors(group: GroupSpec) -> Iterator[tuple[CellSpec, str]]:
+    """Yield the color of every curve.
+
+    A dashboard has no dashes: of curves that share a hue, those that are not solid become paler.
+    """
+    from matplotlib.colors import to_hex, to_rgb
+
+    hues = Counter(curve.color for curve in group.curves)
+    for curve in group.curves:
+        if curve.line == "-" or hues[curve.color] == 1:
+            yield curve.cell, curve.color
+        else:
+            red, green, blue = ((part + 1) / 2 for part in to_rgb(curve.color))
+            yield curve.cell, to_hex((red, green, blue))
+
+
+def build_workspace(
+    figures: Mapping[str, FigureSpec],
+    lines: DashboardLines,
+    settings: WandbSettings,
+    overrides: Sequence[str] = (),
+) -> Any:
+    """Return the unsaved Workspace of figures: a section each, runs found by fingerprint.
+
+    Seeds are averaged. A workspace has one set of runs, those of all its figures.
+    """
+    import wandb_workspaces.workspaces as ws
+
+    runs = ws.RunsetSettings(
+        filters=ws.Or(
+            ws.Metric("Group").isin(lines.fingerprints),
+            ws.Config("fingerprint").isin(lines.fingerprints),  # if the user sets wandb.group
+        ),
+        groupby=[ws.Config(name) for name in lines.columns],
+        group_colors={ws.GroupPath(*path): color for path, color in lines.colors.items()},
+        pinned_columns=list(PINNED),
+    )
+    is_all = figures.keys() == learning_curves().keys()
+    which = "the paper's figures" if is_all else " ".join(figures)
+    name = " ".join([f"Learning Rate Dropout: {which}", *overrides])
+    return ws.Workspace(
+        entity=settings.entity or "",
+        project=settings.project,
+        # The name of a workspace may not have symbols, such as =.
+        name="".join(" " if unicodedata.category(c).startswith("S") else c for c in name),
+        sections=[_workspace_section(figure) for figure in figures.values()],
+        settings=ws.WorkspaceSettings(x_axis="epoch", max_runs=200),
+        runset_settings=runs,
+    )
+
+
+def learning_curves() -> dict[str, FigureSpec]:
+    """Return the figures of metrics against epochs, which a dashboard can show, by name."""
+    return {name: figure for name, figure in read_catalog().figures.items() if not figure.draw}
+
+
+def _workspace_section(figure: FigureSpec) -> Any:
+    """Return a figure's panels: the mean of a metric over seeds against the epoch."""
+    import wandb_workspaces.reports.v2 as wr
+    import wandb_workspaces.workspaces as ws
+
+    panels: list[Any] = [
+        wr.LinePlot(
+            title=panel.label,
+            x="epoch",
+            y=[key for key in (panel.key, panel.final) if key],
+            log_y=panel.log,
+            title_x="Epoch",
+            title_y=f"{panel.label} ({panel.unit})" if panel.unit else panel.label,
+            aggregate=True,
+            groupby_aggfunc="mean",
+            groupby_rangefunc="stderr",
+            max_runs_to_show=200,
+        )
+        for panel in figure.panels
+    ]
+    return ws.Section(
+        name=figure.title,
+        panels=panels,
+        is_open=True,
+        layout_settings=ws.SectionLayoutSettings(columns=len(panels), rows=1),
+        panel_settings=ws.SectionPanelSettings(x_axis="epoch"),
+    )
+
+
+def describe_workspace(workspace: Any, lines: DashboardLines) -> str:
+    """Return a workspace as text."""
+    n = len(lines.fingerprints)
+    text = [f"{workspace.name} (project {workspace.project})"]
+    text.append(f"runs: the {n} configurations {' '.join(lines.fingerprints)}")
+    text.append(f"grouped by {', '.join(lines.columns)}")
+    for section in workspace.sections:
+        plots = (f"{plot.title} [{', '.join(plot.y)}]" for plot in section.panels)
+        text += [section.name, *(f"  {plot} against epoch" for plot in plots)]
+    return "\n".join(text)
+
+
+def save_workspace(workspace: Any) -> str:
+    """Save a workspace, under the user's default entity if it has none, and return its URL."""
+    import wandb
+
+    workspace.entity = workspace.entity or wandb.Api(timeout=20).default_entity or ""
+    return workspace.save().url
+
+
+def one_line(error: Exception) -> str:
+    """Return the message of an error in one line, or its type if it has none."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,286 @@
+"""Runs as data frames: where every table, comparison, figure and page starts.
+
+runs = load_runs("runs")
+finished = runs.query("status == 'finished'")
+finished.groupby(["dataset", "optim", "arm"]).final.agg(["mean", "std", "count"])
+curves = load_curves("runs", ["train_loss", "test_accuracy"])
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from lrd.config.fingerprint import DEFAULTS, flatten
+from lrd.runs.labels import arm_name
+from lrd.runs.store import Run, RunIndex
+
+Source = str | Path | RunIndex | Iterable[Run]
+
+
+class RunFrames:
+    """The runs of one directory, read once: hand it down, so that all parts of a page agree."""
+
+    def __init__(self, source: str | Path | RunIndex) -> None:
+        self.index = source if isinstance(source, RunIndex) else RunIndex(source)
+        self.root = str(self.index.root)
+
+    @cached_property
+    def runs(self) -> pd.DataFrame:
+        return load_runs(self.index)
+
+    @cached_property
+    def curves(self) -> pd.DataFrame:
+        return load_curves(self.index)
+
+    def select(self, fingerprint: str, status: str) -> pd.DataFrame:
+        """Return the runs of a configuration with this status, indexed by seed."""
+        none = self.runs.iloc[:0].set_index("seed", drop=False)
+        return self._selected.get((fingerprint, status), none)
+
+    def epochs(self, folder: str) -> pd.DataFrame:
+        """Return the epochs of one run, indexed by epoch."""
+        return self._epochs.get(folder, self.curves.iloc[:0])
+
+    def run(self, folder: str) -> Run:
+        """Return the run in a directory, for what is no column of a frame."""
+        return self._by_folder[folder]
+
+    @cached_property
+    def _selected(self) -> dict[Any, Any]:
+        known: Any = self.runs[self.runs.seed.notna()].astype({"seed": int})
+        known = known.drop_duplicates(["fingerprint", "status", "seed"], keep="last")
+        known = known.sort_values("seed", kind="stable").set_index("seed", drop=False)
+        return dict(iter(known.groupby(["fingerprint", "status"])))
+
+    @cached_property
+    def _epochs(self) -> dict[Any, Any]:
+        return dict(iter(self.curves.set_index("epoch").groupby("folder")))
+
+    @cached_property
+    def _by_folder(self) -> dict[str, Run]:
+        return {str(run.folder): run for run in self.index.runs}
+
+
+def load_runs(source: Source) -> pd.DataFrame:
+    """Load one row a run, in the order of their directories.
+
+    Args:
+        source: a runs directory, its RunIndex, or runs.
+
+    Returns:
+        What a run is (name, task, dataset, model, optimizer, arm, p, seed, epochs, scale,
+        fingerprint), how it ended (status, state, epochs_done, final, best, seconds, error), where
+        it ran (hardware, device, torch, commit, ...), its folder, and every resolved setting under
+        its name, such as ``optim.lr``. ``final`` and ``best`` are of finished runs, from
+        metrics.jsonl; ``problem`` says why they cannot be computed. ``seconds`` is the sum over
+        the epochs.
+    """
+    rows = [_row(run) for run in _runs_of(source)]
+    frame = pd.DataFrame(rows, columns=None if rows else list(_row(Run(Path("a/b/c"), {}))))
+    return frame.astype({"seed": "Int64"})
+
+
+def load_curves(source: Source, metrics: Sequence[str] | None = None) -> pd.DataFrame:
+    """Load one row a run and epoch.
+
+    Args:
+        source: a runs directory, its RunIndex, or runs.
+        metrics: the columns to keep; all if None.
+
+    Returns:
+        folder, fingerprint, seed, epoch, ``finite`` (whether every logged number is), and a column
+        for each metric, NaN where an epoch does not log it. Runs whose metrics.jsonl is damaged
+        have no row; ``load_runs`` says so.
+    """
+    first = ["folder", "fingerprint", "seed", "epoch", "finite"]
+    rows = []
+    for run in _runs_of(source):
+        for line in _read_metrics(run)[0]:
+            numbers = [value for value in line.values() if isinstance(value, float)]
+            known = (str(run.folder), run.metadata.get("fingerprint"), run.metadata.get("seed"))
+            finite = all(map(math.isfinite, numbers))
+            rows.append(dict(zip(first, (*known, line["epoch"], finite), strict=True)) | line)
+    frame = pd.DataFrame(rows, columns=None if rows else first)
+    return frame if metrics is None else frame.reindex(columns=[*first, *metrics])
+
+
+def _runs_of(source: Source) -> Iterable[Run]:
+    if isinstance(source, str | Path):
+        source = RunIndex(source)
+    return source.runs if isinstance(source, RunIndex) else source
+
+
+def _read_metrics(run: Run) -> tuple[list[dict[str, Any]], str]:
+    """Return the epochs of a run, or none and what is wrong with them."""
+    try:
+        for number, line in enumerate(run.metrics, 1):
+            if not isinstance(line, dict) or not isinstance(line.get("epoch"), int):
+                raise ValueError(f"{run.folder / 'metrics.jsonl'} is damaged in line {number}")
+    except ValueError as error:
+        return [], str(error)
+    return run.metrics, ""
+
+
+def _row(run: Run) -> dict[str, Any]:
+    record, choices = run.metadata, get_nested(run.metadata, "choices")
+    choices = choices if isinstance(choices, Mapping) else {}
+    config = get_nested(record, "config") or {}
+    lines, problem = _read_metrics(run)
+    logged = [s for line in lines if (s := as_number(line.get("seconds"))) is not None]
+    final = best = math.nan
+    if run.status == "finished" and not problem:
+        try:
+            final, best = run.final, run.best
+        except ValueError as error:
+            problem = str(error)
+    label = None
+    with suppress(KeyError, TypeError, AttributeError):
+        label = arm_name(config)
+    own = {
+        "status": run.status,
+        "state": run.state,
+        "name": run.folder.parts[-3],
+        "task": choices.get("task"),
+        "dataset": get_nested(config, "dataset", "name"),
+        "model": _choice(record, "model"),
+        "optimizer": _choice(record, "optim"),
+        "arm": label,
+        "p": get_nested(config, "lrd", "p"),
+        "seed": seed if isinstance(seed := record.get("seed"), int) else _number_of(run.folder),
+        "epochs": get_nested(config, "train", "epochs"),
+        "epochs_done": math.nan if problem and not lines else len(lines),
+        "final": final,
+        "best": best,
+        "score": get_nested(record, "score", "name"),
+        "maximize": get_nested(record, "score", "maximize"),
+        "unit": get_nested(record, "score", "unit") or "",
+        "seconds": sum(logged) if logged else math.nan,
+        "scale": as_number(record.get("scale")),
+        "hardware": describe_hardware(record),
+        "device": record.get("device"),
+        "precision": record.get("precision") or get_nested(config, "train", "precision"),
+        "implementation": record.get("implementation"),
+        "torch": get_nested(record, "versions", "torch"),
+        "commit": record.get("commit"),
+        "started": record.get("started"),
+        "ended": record.get("ended"),
+        "error": record.get("error"),
+        "problem": problem,
+        "fingerprint": record.get("fingerprint") or run.folder.parts[-2],
+        "folder": str(run.folder),
+    }
+    return {**run_settings(run), **own}
+
+
+def run_settings(run: Run) -> dict[str, Any]:
+    """Return what was chosen and configured: ``optim``, ``optim.lr``, ``lrd.p``, ..."""
+    groups = (get_nested(run.metadata, "choices"), get_nested(run.metadata, "config"))
+    choices, config = (group if isinstance(group, dict) else {} for group in groups)
+    return {**choices, **flatten(config)}
+
+
+def find_run(runs: Sequence[Run], name: str) -> Run:
+    """Return the run that a directory, or the start of a fingerprint (with /seed<k>), names."""
+    mark, _, seed = name.partition("/")
+    found = [
+        run
+        for run in runs
+        if run.folder.resolve() == Path(name).resolve()
+        or (run.folder.parts[-2].startswith(mark) and seed in ("", run.folder.name))
+    ]
+    if len(found) != 1:
+        known = ", ".join(f"{r.folder.parts[-2]}/{r.folder.name}" for r in found[:5]) or "none"
+        raise ValueError(f"RUN must name one run, got {name}, which names {len(found)}: {known}")
+    return found[0]
+
+
+def select_runs(runs: pd.DataFrame, filters: Sequence[str]) -> pd.DataFrame:
+    """Return the rows in which every ``setting=value`` holds. Raises ValueError, in one line, for
+    an unknown setting."""
+    for text in filters:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"a filter must be SETTING=VALUE, got {text}")
+        if len(runs) and name not in runs:
+            raise ValueError(f"no run has a setting {name}; --show RUN lists those of a run")
+        if len(runs):
+            wanted = yaml.safe_load(value)
+            runs = runs.loc[[_is_equal(known, wanted) for known in runs[name]]]
+    return runs
+
+
+def _is_equal(known: Any, wanted: Any) -> bool:
+    try:
+        return float(known) == float(wanted)  # 1e-3 is a string to YAML
+    except (TypeError, ValueError):
+        return known is not pd.NA and known == wanted
+
+
+def distinguishing_settings(runs: Sequence[Run], alike: Sequence[Any], few: int = 3) -> list[str]:
+    """Return for each run the settings in which it differs from those with the same ``alike``.
+
+    ``few`` settings, or more if rows would still be equal; "..." stands for others.
+    """
+    known = [run.metadata.get("identity", {}) for run in runs]
+    texts = [""] * len(runs)
+    groups: dict[Any, list[int]] = {}
+    for number, key in enumerate(alike):
+        if known[number]:
+            groups.setdefault(key, []).append(number)
+    for numbers in groups.values():
+        names = sorted({name for number in numbers for name in known[number]})
+        values = {n: [str(known[k].get(n, DEFAULTS.get(n))) for k in numbers] for n in names}
+        names = [name for name in names if len(set(values[name])) > 1]
+        cut = few
+        while cut < len(names):
+            rows = set(zip(*(values[name] for name in names[:cut]), strict=True))
+            if len(rows) == len(set(zip(*(values[name] for name in names), strict=True))):
+                break
+            cut += 1
+        for place, number in enumerate(numbers):
+            own = [f"{n}={values[n][place]}" for n in names[:cut] if values[n][place] != "None"]
+            texts[number] = " ".join([*own, *(["..."] * (len(names) > cut))])
+    return texts
+
+
+def _choice(record: Any, group: str) -> str | None:
+    """Return the name of a choice, or the class that was given by hand."""
+    target = get_nested(record, "config", group, "_target_")
+    return get_nested(record, "choices", group) or (target and str(target).rpartition(".")[2])
+
+
+def _number_of(folder: Path) -> int | None:
+    """Return the seed that the name of a run directory has."""
+    number = folder.name.removeprefix("seed")
+    return int(number) if number.isdecimal() else None
+
+
+def get_nested(record: Any, *path: str) -> Any:
+    """Return a value of nested dictionaries; None where they do not have it."""
+    for name in path:
+        record = record.get(name) if isinstance(record, Mapping) else None
+    return record
+
+
+def as_number(value: Any) -> float | None:
+    """Return a number as it is; None for anything else, such as text or a boolean."""
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def describe_hardware(record: Any) -> str:
+    """Return the device that computed, and how much of it."""
+    known = get_nested(record, "hardware")
+    if not isinstance(known, Mapping):
+        return "" if known is None else str(known)
+    cpu, gpu = str(known.get("cpu") or ""), known.get("gpu")
+    if gpu and get_nested(record, "device") != "cpu":
+        return f"{gpu} ({cpu})"
+    counts = (("core", known.get("cores")), ("thread", get_nested(record, "threads")))
+    sizes = ", ".join(f"{n} {what}" + ("" if n == 1 else "s") for what, n in counts if n)
+    return f"{cpu} ({sizes})" if sizes else cpu

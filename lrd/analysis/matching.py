@@ -1,0 +1,200 @@
+"""The runs of a configuration: those whose fingerprint equals that of a cell.
+
+Without a match, the nearest runs and the commands that make the missing ones are named.
+"""
+
+import math
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lrd.analysis.frames import RunFrames
+from lrd.analysis.resolve import Resolved, resolve_cell, sweep_parameters, sweep_values
+from lrd.analysis.statistics import half_width
+from lrd.analysis.studies import CellSpec
+from lrd.config.fingerprint import DEFAULTS, diff_identities
+from lrd.runs.store import Run
+
+Block = dict[str, tuple[str, ...]]  # the values of every setting; the cells are their product
+
+
+@dataclass(frozen=True)
+class ScoreKind:
+    """The score that counts: its name in the log, its direction, its unit ("%" or "")."""
+
+    name: str = "score"
+    maximize: bool = True
+    unit: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class CellResults:
+    """A cell with its finished runs, one a seed, and with those that failed.
+
+    A run fails where its loss is not finite; the mean over the others is then too good.
+
+    ``runs`` and ``failed`` are rows of ``load_runs``, indexed by seed in ascending order.
+    """
+
+    cell: CellSpec
+    identity: dict[str, Any]
+    fingerprint: str
+    frames: RunFrames
+
+    @cached_property
+    def runs(self) -> pd.DataFrame:
+        return self.frames.select(self.fingerprint, "finished")
+
+    @cached_property
+    def failed(self) -> pd.DataFrame:
+        return self.frames.select(self.fingerprint, "failed")
+
+    @property
+    def n(self) -> int:
+        return len(self.runs)
+
+    @property
+    def records(self) -> list[Run]:
+        """The runs with their records, in the order of their seeds."""
+        return [self.frames.run(folder) for folder in self.runs.folder]
+
+    @cached_property
+    def score(self) -> ScoreKind:
+        """As the runs record it; the default where there is none."""
+        if not self.n:
+            return ScoreKind()
+        name, maximize, unit = self.runs[["score", "maximize", "unit"]].iloc[0]
+        return ScoreKind(name, bool(maximize), unit) if isinstance(name, str) else ScoreKind()
+
+    @cached_property
+    def scores(self) -> pd.Series:
+        """Final score by seed. Raises ValueError, in one line, where a run has none."""
+        for problem in self.runs.problem:
+            if problem:
+                raise ValueError(problem)
+        return self.runs.final
+
+    def curves(self, key: str) -> dict[int, pd.Series]:
+        """Return, by seed, a metric by epoch, at the epochs that log it. Raises ValueError, in one
+        line, where a metrics.jsonl is damaged."""
+        found = {}
+        for run in self.runs.itertuples(index=False):
+            row: Any = run
+            if math.isnan(row.epochs_done):
+                raise ValueError(row.problem)
+            epochs: Any = self.frames.epochs(row.folder)
+            values: Any = pd.to_numeric(epochs.get(key, pd.Series(dtype=float)), errors="coerce")
+            logged = values.notna() | ~epochs.finite.reindex(values.index).astype(bool)
+            found[row.seed] = values[logged]
+        return found
+
+    @property
+    def mean(self) -> float | None:
+        return float(np.mean(self.scores.to_numpy())) if self.n else None
+
+    @property
+    def sd(self) -> float | None:
+        """Standard deviation over seeds (n - 1 in the denominator); None below two runs."""
+        return float(np.std(self.scores.to_numpy(), ddof=1)) if self.n > 1 else None
+
+    @property
+    def half_width(self) -> float | None:
+        """Half of the 95 % t interval of the mean over seeds; None below two runs."""
+        return float(half_width(self.scores)) if self.n > 1 else None
+
+
+def collect_results(
+    cells: Iterable[CellSpec], frames: RunFrames, overrides: Sequence[str] = ()
+) -> dict[CellSpec, CellResults]:
+    """Match every cell, under further overrides, with its runs. Raises ValueError in one line."""
+    found = {}
+    for cell in cells:
+        asked = resolve_cell(cell, overrides)
+        found[cell] = CellResults(cell, asked.identity, asked.fingerprint, frames)
+    return found
+
+
+def require_distinct(
+    what: str, results: Iterable[CellResults | Resolved], given: Sequence[str]
+) -> None:
+    """Raise ValueError where the overrides ``given`` make two of ``what`` the same."""
+    marks = [each.fingerprint for each in results]
+    if len(set(marks)) < len(marks):
+        raise ValueError(
+            f"{what} must be different configurations, got {' '.join(given)}: two are the same"
+        )
+
+
+def differing_settings(first: Mapping[str, Any], other: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Return what ``other`` has where it differs from ``first``; an absent setting is at its
+    default."""
+    keys = sorted(first.keys() | other.keys())
+    return [(k, other.get(k, DEFAULTS.get(k))) for k in keys if other.get(k) != first.get(k)]
+
+
+def explain_mismatches(results: Sequence[CellResults]) -> list[str]:
+    """Return finished runs that match no configuration, with the settings in which each differs
+    from the closest one."""
+    asked = [each.identity for each in results]
+    lines: Counter[str] = Counter()
+    for run in results[0].frames.index.with_status("finished"):
+        if run.identity not in asked:
+            nearest = min((diff_identities(a, run.identity) for a in asked), key=len)
+            lines[", ".join(nearest)] += 1
+    return [f"{count} finished with {how}" for how, count in lines.most_common()]
+
+
+def title_with_overrides(title: str, overrides: Sequence[str]) -> str:
+    """Return a title with the settings under which its runs were made."""
+    return f"{title} [{' '.join(map(_describe, overrides))}]" if overrides else title
+
+
+def _describe(override: str) -> str:
+    name, _, value = override.partition("=")
+    return f"{override} ({100 * float(value):g} % of the epochs)" if name == "scale" else override
+
+
+def with_run_dir(root: str, overrides: Sequence[str]) -> list[str]:
+    """Return the overrides of runs in this directory."""
+    return [*overrides, *([] if root == "runs" else [f"run.dir={root}"])]
+
+
+def run_commands(cells: Iterable[CellSpec], overrides: Sequence[str] = ()) -> list[str]:
+    """Return the commands that run exactly these cells, with the seeds of their experiments."""
+    by_experiment: dict[str, list[CellSpec]] = {}
+    for cell in cells:
+        by_experiment.setdefault(cell.experiment, []).append(cell)
+    lines = []
+    for experiment, members in by_experiment.items():
+        swept = {n: set(sweep_values(n, text)) for n, text in sweep_parameters(experiment).items()}
+        for block in _group(members):
+            words = [f"{n}={','.join(v)}" for n, v in block.items() if swept.get(n) != set(v)]
+            words = [f"+experiment={experiment}", *words, *overrides]
+            lines.append(shlex.join(["python", "run.py", "-m", *words]))
+    return lines
+
+
+def _group(cells: Iterable[CellSpec]) -> list[Block]:
+    """Return the cells as few products: those that differ in one setting become one."""
+    found: list[Block] = []
+    for cell in cells:
+        parts = (override.partition("=") for override in cell.overrides)
+        found.append({name: (value,) for name, _, value in parts})
+    for name in dict.fromkeys(name for block in reversed(found) for name in reversed(block)):
+        merged: dict[tuple[tuple[str, tuple[str, ...]], ...], Block] = {}
+        for block in found:
+            rest = tuple((n, v) for n, v in block.items() if n != name)
+            if name not in block:
+                merged[(*rest, ("", ()))] = block
+            elif rest in merged:
+                merged[rest] = block | {name: merged[rest][name] + block[name]}
+            else:
+                merged[rest] = block
+        found = list(merged.values())
+    return found

@@ -1,0 +1,174 @@
+"""How much of an experiment is done, and how long the rest takes.
+
+Times are for one run at a time, from the epochs that runs have logged: the median of the
+configuration's own epochs, else of runs of the same data, task, model and optimizer. Failed runs
+are not counted.
+"""
+
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+
+from lrd.analysis.frames import RunFrames
+from lrd.analysis.render import align
+from lrd.analysis.resolve import Resolved, expand_sweep, resolve, setting_name
+
+STATES = ("finished", "running", "partial", "failed", "not begun")
+# What the time of an epoch depends on, besides the machine.
+KIND = (
+    *("task.", "dataset.", "model.", "optim._target_"),
+    *("train.batch_size", "train.precision", "train.compile"),
+)
+HEADS = ("", "runs", *STATES, "epochs to go", "s/epoch", "hours")
+Kind = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class EpochTime:
+    """Seconds of an epoch; ``own`` if the configuration's own runs say so, and their hardware."""
+
+    seconds: float
+    own: bool
+    hardware: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """A configuration of an experiment with the state of its run of each seed.
+
+    ``epochs_left``: epochs that no run has logged yet, those of failed runs left out.
+    """
+
+    overrides: tuple[str, ...]
+    identity: Mapping[str, Any]
+    seeds: Mapping[int, str]
+    epochs_left: int
+    time: EpochTime | None
+
+    @cached_property
+    def states(self) -> Counter[str]:
+        return Counter(self.seeds.values())
+
+    @property
+    def runs_left(self) -> int:
+        return len(self.seeds) - self.states["finished"] - self.states["failed"]
+
+    @property
+    def hours(self) -> float | None:
+        """None where no run says how fast this configuration trains."""
+        return self.epochs_left * self.time.seconds / 3600 if self.time else None
+
+
+def plan_experiment(
+    experiment: str, frames: RunFrames, overrides: Sequence[str] = ()
+) -> list[PlannedCell]:
+    """Return the configurations of ``run.py -m +experiment=EXPERIMENT OVERRIDES``, each once.
+
+    Raises ValueError, in one line, for a command that would not run.
+    """
+    jobs: dict[tuple[str, ...], list[str]] = {}
+    for job in expand_sweep(experiment, overrides):
+        settings = tuple(o for o in job if setting_name(o) != "seed")
+        seeds = jobs.setdefault(settings, [])
+        seeds += [o.partition("=")[2] for o in job if setting_name(o) == "seed"]
+    members: dict[str, tuple[tuple[str, ...], Resolved, dict[int, None]]] = {}
+    for settings, seeds in jobs.items():
+        found = resolve((*settings, f"seed={seeds[0]}") if seeds else settings)
+        asked = map(int, seeds) if seeds else [found.config.seed]
+        members.setdefault(found.fingerprint, (settings, found, {}))[2].update(dict.fromkeys(asked))
+    known = frames.runs.set_index(["fingerprint", "seed"])
+    times = _EpochTimes(frames, [found.identity for _, found, _ in members.values()])
+    cells = []
+    for mark, (settings, found, asked) in members.items():
+        states, left = {}, 0
+        for seed in asked:
+            states[seed], done = _progress(known, mark, seed)
+            if states[seed] not in ("finished", "failed"):
+                left += max(0, found.config.train.epochs - done)
+        time = times.of(mark, found.identity)
+        cells.append(PlannedCell(settings, found.identity, states, left, time))
+    return cells
+
+
+def _progress(known: pd.DataFrame, mark: str, seed: int) -> tuple[str, int]:
+    """Return the state of a run and the epochs that it has logged."""
+    if (mark, seed) not in known.index:
+        return "not begun", 0
+    run = known.loc[[(mark, seed)]].iloc[-1]
+    if run.epochs_done != run.epochs_done:
+        raise ValueError(run.problem)
+    state = run.state if run.state in STATES else "not begun"
+    return ("partial" if run.state == "unreadable" else state), int(run.epochs_done)
+
+
+class _EpochTimes:
+    """The seconds of all epochs, by configuration and by kind."""
+
+    def __init__(self, frames: RunFrames, identities: Sequence[Mapping[str, Any]]) -> None:
+        kinds = {_kind(identity) for identity in identities}
+        own: dict[str, Kind] = {}
+        for run in frames.index.runs:
+            identity = run.metadata.get("identity", {})
+            if (kind := _kind(identity)) in kinds and "train.max_steps" not in identity:
+                own[str(run.folder)] = kind
+        epochs: Any = frames.curves[frames.curves.folder.isin(list(own))]
+        epochs = epochs.reindex(["folder", "fingerprint", "seconds"], axis=1).dropna()
+        self.own = dict(iter(epochs.groupby("fingerprint")))
+        self.alike = dict(iter(epochs.groupby(epochs.folder.map(own))))
+        self.hardware = frames.runs.set_index("folder").hardware
+
+    def of(self, mark: str, identity: Mapping[str, Any]) -> EpochTime | None:
+        epochs = self.own.get(mark, self.alike.get(_kind(identity)))
+        if epochs is None:
+            return None
+        where = self.hardware[epochs.folder.unique()].unique()
+        return EpochTime(float(epochs.seconds.median()), mark in self.own, tuple(where))
+
+
+def _kind(identity: Mapping[str, Any]) -> Kind:
+    return tuple((n, str(value)) for n, value in identity.items() if n.startswith(KIND))
+
+
+def plan_report(title: str, plan: Sequence[PlannedCell]) -> str:
+    """Return what plan.py prints: states, epochs left and hours."""
+    lines: list[list[str]] = [list(HEADS)]
+    for cell in plan:
+        counts = [str(cell.states[state] or "-") for state in STATES]
+        time = (
+            "?" if cell.time is None else f"{'' if cell.time.own else '~'}{cell.time.seconds:.3g}"
+        )
+        hours = "?" if cell.hours is None and cell.epochs_left else f"{cell.hours or 0:.2f}"
+        lines.append([_label(cell, plan), str(len(cell.seeds)), *counts])
+        lines[-1] += [str(cell.epochs_left), time, hours]
+    states = sum((cell.states for cell in plan), Counter())
+    total = ", ".join(f"{states[state]} {state}" for state in STATES if states[state])
+    to_go = f"to go: {sum(cell.hours or 0 for cell in plan):.2f} hours, one run at a time"
+    if unknown := sum(cell.runs_left for cell in plan if cell.time is None):
+        to_go += f"; unknown for {unknown} runs"
+    where = dict.fromkeys(name for cell in plan if cell.time for name in cell.time.hardware)
+    measured = [f"epochs measured on {'; '.join(where)}"] if where else []
+    runs = f"{states.total()} runs: {total}"
+    return "\n".join([title, "", *align(lines), "", runs, to_go, *measured])
+
+
+def _label(cell: PlannedCell, plan: Sequence[PlannedCell]) -> str:
+    """Return what distinguishes a configuration from the others."""
+    shared = set.intersection(*(set(other.overrides) for other in plan))
+    return " ".join(o for o in cell.overrides if o not in shared) or "all"
+
+
+def timing_commands(plan: Sequence[PlannedCell]) -> list[str]:
+    """Return the commands that time an epoch of what no run has timed, one a kind."""
+    lines = {}
+    for cell in plan:
+        if cell.time is None and cell.runs_left:
+            kept = [o for o in cell.overrides if setting_name(o) not in ("scale", "train.epochs")]
+            words = sorted(kept, key=lambda o: setting_name(o) != "experiment")
+            words += [f"seed={next(iter(cell.seeds))}", "train.epochs=1"]
+            lines.setdefault(_kind(cell.identity), shlex.join(["python", "run.py", "-m", *words]))
+    return list(lines.values())

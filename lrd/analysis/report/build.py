@@ -1,0 +1,173 @@
+"""Build the page: from runs to one HTML file."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from lrd.analysis.frames import RunFrames
+from lrd.analysis.matching import title_with_overrides, with_run_dir
+from lrd.analysis.plotting.figure import draw_figure
+from lrd.analysis.plotting.series import collect_figure
+from lrd.analysis.report.figures import build_plot
+from lrd.analysis.report.render import read_deviations, render
+from lrd.analysis.report.run_list import LIST_COLUMNS, NUMBER_COLUMNS, list_run_rows
+from lrd.analysis.report.sections import (
+    Section,
+    build_section,
+    summarize_runs,
+)
+from lrd.analysis.report.tables import build_grid
+from lrd.analysis.resolve import resolve_cell
+from lrd.analysis.studies import FigureSpec, TableSpec, read_catalog
+from lrd.analysis.tables import table_parts
+from lrd.analysis.verdicts import Verdict, judge_claims
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """What the runs of one length of training say.
+
+    Attributes:
+        scale: the length, as a share of the paper's epochs.
+        given: the overrides of runs of this length in this directory.
+        problems: what cannot be shown, and why.
+    """
+
+    scale: float
+    given: Sequence[str]
+    verdicts: Sequence[Verdict]
+    tables: Sequence[Section]
+    figures: Sequence[Section]
+    problems: Sequence[str]
+
+    @property
+    def suffix(self) -> str:
+        return scale_suffix(self.scale)
+
+    @property
+    def percent(self) -> str:
+        return f"{100 * self.scale:g} %"
+
+    @property
+    def sections(self) -> list[Section]:
+        return [*self.tables, *self.figures]
+
+
+def build_page(
+    frames: RunFrames, out: Path, overrides: Sequence[str] = ()
+) -> tuple[str, list[str]]:
+    """Build the page of all tables, figures and claims.
+
+    Args:
+        frames: the runs.
+        out: the file of the page, to which its links are relative.
+        overrides: settings that differ from the experiments'.
+
+    Returns:
+        The HTML, and a line for everything that cannot be shown.
+
+    Raises:
+        ValueError: in one line, if no experiment accepts ``overrides``.
+    """
+    _check_overrides(overrides)
+    full = _build_chapter(1.0, frames, overrides)
+    if all(section.error for section in full.sections):
+        raise ValueError(full.sections[0].error)
+    others = [_build_chapter(s, frames, overrides) for s in run_scales(frames, overrides)]
+    shorter = [c for c in others if any(section.n_filled for section in c.sections)]
+    where = [] if frames.root == "runs" else [f"--runs {frames.root}"]
+    page = render(
+        summary=summarize_runs(frames),
+        root=frames.root,
+        command=" ".join(["python scripts/report.py", *where, *overrides]),
+        overrides=overrides,
+        full=full,
+        shorter=shorter,
+        deviations=read_deviations(),
+        listing=list_run_rows(frames, out.parent),
+        heads=LIST_COLUMNS,
+        numbers=NUMBER_COLUMNS,
+        link_of=lambda folder: os.path.relpath(folder, out.parent),
+    )
+    shown = [("", full), *((f"at scale {c.scale:g}, ", c) for c in shorter)]
+    return page, [where + problem for where, chapter in shown for problem in chapter.problems]
+
+
+def run_scales(frames: RunFrames, overrides: Sequence[str]) -> list[float]:
+    """Return the scales of shortened finished runs, longest first; none if the user sets one."""
+    if any(override.startswith("scale=") for override in overrides):
+        return []
+    scales = frames.runs[frames.runs.status == "finished"].scale.dropna().unique()
+    return sorted((float(scale) for scale in scales if 0 < scale != 1), reverse=True)
+
+
+def scale_suffix(scale: float) -> str:
+    """Return what distinguishes the anchors of a chapter from those of others."""
+    return "" if scale == 1 else f"-at-{scale:g}"
+
+
+def with_scale(scale: float, overrides: Sequence[str]) -> list[str]:
+    """Return the overrides of runs of this length."""
+    return [*overrides, *([f"scale={scale!r}"] if scale != 1 else [])]
+
+
+def _check_overrides(overrides: Sequence[str]) -> None:
+    """Raise ValueError if no experiment accepts the overrides."""
+    cells = {c.experiment: c for t in read_catalog().tables.values() for c in reversed(t.cells())}
+    problems = []
+    for cell in cells.values():
+        try:
+            resolve_cell(cell, overrides)
+            return
+        except ValueError as error:
+            problems.append(error)
+    raise problems[0]
+
+
+def _build_chapter(scale: float, frames: RunFrames, overrides: Sequence[str]) -> Chapter:
+    catalog = read_catalog()
+    given, suffix = with_scale(scale, overrides), scale_suffix(scale)
+    tables = [s for t in catalog.tables.values() for s in _tables(t, suffix, frames, given)]
+    figures = [_figure(figure, suffix, frames, given) for figure in catalog.figures.values()]
+    verdicts, problems = [], []
+    try:
+        verdicts = judge_claims(frames, given)
+    except ValueError as error:
+        problems.append(f"verdicts: {error}")
+    problems += [f"{s.name}: {s.error}" for s in (*tables, *figures) if s.error]
+    commands = with_run_dir(frames.root, given)
+    return Chapter(scale, commands, verdicts, tables, figures, problems)
+
+
+def _tables(
+    table: TableSpec, suffix: str, frames: RunFrames, overrides: Sequence[str]
+) -> list[Section]:
+    """Return a table and what follows from it, such as the test at the rates that it chooses."""
+    key = table.name + suffix
+    try:
+        parts = table_parts(table, frames, overrides)
+    except ValueError as error:
+        title = title_with_overrides(table.title, overrides)
+        return [Section(table.name, key, title, error=str(error))]
+    sections = []
+    for number, (part, results, settings) in enumerate(parts):
+        section = build_section(part, f"{key}-{number}" if number else key, results, settings)
+        content = build_grid(part, results) if section.n_filled else None
+        sections.append(replace(section, content=content))
+    return sections
+
+
+def _figure(
+    figure: FigureSpec, suffix: str, frames: RunFrames, overrides: Sequence[str]
+) -> Section:
+    key = figure.name + suffix
+    section = Section(figure.name, key, title_with_overrides(figure.title, overrides))
+    try:
+        results = collect_figure(figure, frames, overrides)
+        section = build_section(figure, key, results, overrides)
+        if not section.n_filled:
+            return section
+        return replace(section, content=build_plot(draw_figure(figure, results), key))
+    except ValueError as error:
+        return replace(section, error=str(error))

@@ -1,0 +1,97 @@
+"""A figure of the page: its SVG, the values that a pointer shows, and the last points as text."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from lrd.analysis.plotting.series import Drawing, DrawnCurve, DrawnPanel
+from lrd.analysis.report.svg import axes_frame, to_svg
+
+SIGNIFICANT_DIGITS = 6  # of the values that the page holds
+
+
+@dataclass(frozen=True)
+class FinalValues:
+    """A curve's last point, as text for pages without a script and for screen readers."""
+
+    panel: str
+    curve: str
+    n: Any
+    epoch: int
+    mean: float
+    half_width: float | None
+    paper: float | None
+    digits: int
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A drawn figure; ``values`` are those that the script of the page shows under a pointer."""
+
+    svg: Markup
+    caption: str
+    values: dict[str, Any] | None
+    last: list[FinalValues]
+
+
+def build_plot(drawing: Drawing, name: str) -> Plot:
+    """Return a drawing for the page, without title and note, which the page shows itself.
+
+    Args:
+        name: an identifier that is unique in the page.
+    """
+    sheet = drawing.sheet
+    note = sheet.get_supxlabel()
+    sheet.suptitle("")
+    sheet.supxlabel("")
+    svg = Markup(to_svg(sheet, name))
+    axes = [
+        axes_frame(sheet, panel.axis)
+        | {
+            "label": panel.label,
+            "group": panel.group,
+            "unit": panel.unit,
+            "digits": panel.digits,
+            "curves": [_to_json(curve) for curve in panel.curves],
+        }
+        for panel in drawing.panels
+    ]
+    values = {"x": drawing.x, "axes": axes} if axes else None
+    panels = drawing.panels if drawing.x == "epoch" else ()
+    return Plot(svg, note, values, [last for panel in panels for last in _final_values(panel)])
+
+
+def _to_json(curve: DrawnCurve) -> dict[str, Any]:
+    values = {"label": curve.label, "n": curve.n, "x": _positions(curve.x)}
+    values["mean"] = _shorten(curve.mean)
+    if curve.half_width is not None:
+        values["half"] = _shorten(curve.half_width)
+    if curve.intervals is not None:
+        values["interval"] = [_shorten(interval) for interval in curve.intervals]
+    return values
+
+
+def _positions(x: Any) -> list[Any]:
+    """Return every position; ``[[first, last]]`` for epochs without a gap."""
+    positions = np.asarray(x)
+    if positions.dtype.kind == "i" and positions[-1] - positions[0] + 1 == positions.size:
+        return [[int(positions[0]), int(positions[-1])]]
+    return positions.tolist()
+
+
+def _shorten(values: Any) -> list[float | None]:
+    """Round to the digits that the page holds; None for what is not finite."""
+    return [float(f"{v:.{SIGNIFICANT_DIGITS}g}") if np.isfinite(v) else None for v in values]
+
+
+def _final_values(panel: DrawnPanel) -> Iterator[FinalValues]:
+    name = ", ".join(filter(None, (panel.group, panel.label)))
+    name += f" ({panel.unit})" if panel.unit else ""
+    for curve in panel.curves:
+        half = None if curve.half_width is None else float(curve.half_width[-1])
+        digits = 4 if panel.digits is None else panel.digits
+        epoch, mean = int(curve.x[-1]), float(curve.mean[-1])
+        yield FinalValues(name, curve.label, curve.n, epoch, mean, half, curve.paper, digits)

@@ -1,0 +1,116 @@
+"""A table of a study as rows of the page, and the paired differences of its configurations."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lrd.analysis.comparison import Comparison, compare, pool_comparisons, score_table
+from lrd.analysis.matching import CellResults
+from lrd.analysis.render import format_pairs
+from lrd.analysis.report.forest_plot import AxisScale, Estimate, fit_axis
+from lrd.analysis.statistics import SampleSize
+from lrd.analysis.studies import CellSpec, TableSpec
+from lrd.analysis.tables import LINES, table_pairs
+
+MAX_ACROSS = 12  # columns, up to which the lines of a row are next to each other
+DIGITS = 2
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table's texts.
+
+    Attributes:
+        across: whether the lines of a row are next to each other, in columns of their own.
+        lines: the names of the lines of a row.
+        columns: their names, with their number of arms.
+        arms: the names of the arms, if a column has several.
+        rows: labels, and the lines that have something to show, each with its name.
+    """
+
+    across: bool
+    lines: Sequence[str]
+    heads: Sequence[str]
+    columns: Sequence[tuple[str, int]]
+    arms: Sequence[str]
+    rows: Sequence[tuple[Sequence[str], Sequence[tuple[str, Sequence[str]]]]]
+    contrasts: "Contrasts | None"
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A difference with p values corrected over the table, and the seeds that it would take."""
+
+    estimate: Estimate
+    paper: float | None
+    p_values: Sequence[float | None]  # t, Holm, sign flip, smallest attainable, Holm
+    seeds: str
+
+
+@dataclass(frozen=True)
+class Contrasts:
+    """The differences that have a pair of runs, out of ``n_pairs``, and their pooled mean."""
+
+    rows: Sequence[Contrast]
+    n_pairs: int
+    pooled: Estimate | None
+    scale: AxisScale
+
+    @property
+    def has_paper(self) -> bool:
+        """Whether the paper prints any of the differences."""
+        return any(row.paper is not None for row in self.rows)
+
+
+def build_grid(table: TableSpec, results: Mapping[CellSpec, CellResults]) -> Grid:
+    """Return a table with the numbers of its runs above those that the paper prints."""
+    has_paper = any(cell.paper is not None for cell in results)
+    names = [name for name in LINES if has_paper or name != "paper"]
+    across = not table.arms and len(names) * len(table.columns) <= MAX_ACROSS
+    rows = []
+    for labels, groups in table.rows:
+        found = [results[cell] for group in groups for cell in group]
+        lines = [(name, [LINES[name](each) for each in found]) for name in names]
+        kept = [(name, texts) for name, texts in lines if across or any(texts) or name == "ours"]
+        rows.append((labels, kept))
+    columns = [(column, len(table.arms) or 1) for column in table.columns]
+    arms = [*table.arms] * len(columns)
+    return Grid(across, names, table.heads, columns, arms, rows, build_contrasts(table, results))
+
+
+def build_contrasts(table: TableSpec, results: Mapping[CellSpec, CellResults]) -> Contrasts | None:
+    """Return the differences of a table, paired by seed; None if no pair has runs of one seed."""
+    pairs = [(label, compare(results[a], results[b])) for label, a, b in table_pairs(table)]
+    named = [(label, found) for label, found in pairs if found.n]
+    if not named:
+        return None
+    scores = score_table(dict(named))
+    scores = scores.astype(object).where(scores.notna(), None)
+    rows = []
+    for (label, found), row in zip(named, scores.itertuples(), strict=True):
+        numbers: Any = row
+        estimate = Estimate(label, found.n, numbers.difference, numbers.low, numbers.high, DIGITS)
+        tests = (numbers.p_t, numbers.p_t_holm, numbers.p_permutation, numbers.smallest_p)
+        seeds = _format_sample_size(found.plan())
+        rows.append(Contrast(estimate, found.paper, (*tests, numbers.p_permutation_holm), seeds))
+    estimates = [row.estimate for row in rows]
+    ends = [end for e in estimates if (e.n or 0) > 2 for end in (e.low, e.high)]
+    pooled = None if table.contrasts else _pool([found for _, found in named])
+    return Contrasts(rows, len(pairs), pooled, fit_axis([e.mean for e in estimates], ends))
+
+
+def _format_sample_size(plan: SampleSize | None) -> str:
+    """Return how many seeds show the paper's difference 4 times out of 5, with its interval."""
+    if plan is None:
+        return ""
+    fewest, most = map(format_pairs, plan.pairs_range)
+    return f"{format_pairs(plan.pairs)} ({fewest} to {most})"
+
+
+def _pool(found: Sequence[Comparison]) -> Estimate | None:
+    pooled = pool_comparisons(found)
+    if pooled is None or pooled.effect.mean is None or pooled.by_cell.n < 2:
+        return None
+    low, high = pooled.effect.interval or (None, None)
+    label, effect = f"all {pooled.by_cell.n} together", pooled.effect
+    return Estimate(label, effect.n, effect.mean, low, high, DIGITS, is_pooled=True)

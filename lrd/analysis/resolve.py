@@ -1,0 +1,122 @@
+"""From overrides to configurations and fingerprints, and from an experiment to its jobs.
+
+Hydra takes about 60 ms to compose a configuration, and a page asks for several hundred that differ
+in few groups. So the groups of a command line are composed once per process, and its values are
+set in a copy: Hydra applies values after all groups too.
+"""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import Any
+
+import hydra
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
+
+from lrd.analysis.studies import CellSpec
+from lrd.config.compose import CONFIGS, compose, format_error, to_config
+from lrd.config.fingerprint import fingerprint, identity
+from lrd.config.schema import Config
+
+NUMBERS = {f.name for f in fields(Config) if f.type in (int, float)}  # settings without a group
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A checked configuration with what distinguishes its numbers."""
+
+    config: Config
+    identity: dict[str, Any]
+    fingerprint: str
+
+
+def resolve(overrides: Sequence[str]) -> Resolved:
+    """Return what ``python run.py OVERRIDES`` would run. Raises ValueError in one line."""
+    return _resolve(tuple(overrides))
+
+
+def resolve_cell(cell: CellSpec, overrides: Sequence[str] = ()) -> Resolved:
+    """Return the configuration of a cell under further overrides."""
+    return resolve((f"+experiment={cell.experiment}", *cell.overrides, *overrides))
+
+
+@cache
+def _resolve(overrides: tuple[str, ...]) -> Resolved:
+    config = to_config(_recompose(overrides))
+    found = identity(config)
+    return Resolved(config, found, fingerprint(found))
+
+
+def _recompose(overrides: Sequence[str]) -> DictConfig:
+    """Compose as ``compose`` does, but each choice of groups once."""
+    values = [o for o in overrides if _is_value(o)]
+    try:
+        parsed = OverridesParser.create().parse_overrides(values)
+        if any(o.is_sweep_override() for o in parsed):
+            return compose(overrides)
+        config = deepcopy(_compose_groups(tuple(o for o in overrides if not _is_value(o))))
+        for override in parsed:
+            OmegaConf.update(config, override.key_or_group, override.value())
+        return config
+    except Exception:
+        return compose(overrides)  # raises with the right message
+
+
+@cache
+def _compose_groups(overrides: tuple[str, ...]) -> DictConfig:
+    return compose(overrides)
+
+
+def _is_value(override: str) -> bool:
+    name = override.partition("=")[0]
+    return ("." in name or name in NUMBERS) and not set("+~/@") & set(name)
+
+
+def setting_name(override: str) -> str:
+    """Return the setting that an override names: ``arm`` for ``+arm=lrd``."""
+    return override.partition("=")[0].lstrip("+~")
+
+
+@cache
+def sweep_parameters(experiment: str) -> dict[str, str]:
+    """Return what an experiment sweeps, as on the command line. Raises ValueError if unknown."""
+    asked = [f"+experiment={experiment}"]
+    try:
+        with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            composed = hydra.compose("config", overrides=asked, return_hydra_config=True)
+    except Exception as error:
+        raise ValueError(format_error(error)) from error
+    return {str(name): str(text) for name, text in (composed.hydra.sweeper.params or {}).items()}
+
+
+def sweep_values(name: str, text: str) -> list[str]:
+    """Return the values of a sweep in Hydra's grammar: ``0,1,2`` or ``range(0,10)``."""
+    (override,) = _parse([f"{name}={text}"])
+    return list(override.sweep_string_iterator()) if override.is_sweep_override() else [text]
+
+
+def expand_sweep(experiment: str, overrides: Sequence[str] = ()) -> list[tuple[str, ...]]:
+    """Return the overrides of every job of ``run.py -m +experiment=EXPERIMENT OVERRIDES``, in
+    order. A sweep of ``overrides`` replaces the experiment's sweep of the same setting."""
+    params = [f"{name}={text}" for name, text in sweep_parameters(experiment).items()]
+    parsed = _parse([*params, f"+experiment={experiment}", *overrides])
+    try:
+        (batch,) = BasicSweeper.split_arguments(parsed, None)
+    except Exception as error:
+        raise ValueError(format_error(error)) from error
+    return [tuple(job) for job in batch]
+
+
+def _parse(overrides: Sequence[str]) -> list[Override]:
+    """Parse in Hydra's grammar. Raises ValueError in one line."""
+    try:
+        with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            loader = GlobalHydra.instance().config_loader()
+            return OverridesParser.create(loader).parse_overrides(list(overrides))
+    except Exception as error:
+        raise ValueError(format_error(error)) from error

@@ -1,0 +1,200 @@
+"""Tables: the runs of every cell, contrasts between cells, and the test at chosen settings."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import pandas as pd
+
+from lrd.analysis.comparison import compare
+from lrd.analysis.frames import RunFrames
+from lrd.analysis.matching import (
+    CellResults,
+    collect_results,
+    require_distinct,
+    title_with_overrides,
+)
+from lrd.analysis.render import TEXT_FORMATS, TextTable, format_number
+from lrd.analysis.resolve import setting_name
+from lrd.analysis.statistics import PairedDifferences
+from lrd.analysis.studies import CellSpec, ContrastSpec, RowSpec, TableSpec
+
+FORMATS = (*TEXT_FORMATS, "csv")
+NOTE = "final epoch, mean over seeds, half of the 95 % t interval, n seeds"
+PAIRED = "paired by seed: mean difference, half of its 95 % t interval, n pairs"
+# The lines under each row: what they show of a cell.
+LINES: dict[str, Callable[[CellResults], str]] = {
+    "ours": lambda found: "" if found.mean is None else f"{found.mean:.2f}",
+    "95 % ±": lambda found: "" if found.half_width is None else f"{found.half_width:.2f}",
+    "n": lambda found: _describe_n(found),
+    "paper": lambda found: "" if found.cell.paper is None else f"{found.cell.paper:.2f}",
+}
+
+
+class TablePart(NamedTuple):
+    """A table with its runs, and the overrides that these were made with."""
+
+    table: TableSpec
+    results: Mapping[CellSpec, CellResults]
+    overrides: Sequence[str]
+
+
+def table_parts(
+    table: TableSpec, frames: RunFrames, overrides: Sequence[str] = ()
+) -> list[TablePart]:
+    """Return the table and, if it chooses settings, their test. Raises ValueError, in one line, for
+    wrong overrides and for runs that cannot be read."""
+    results = collect_results(table.cells(), frames, overrides)
+    require_distinct("cells", results.values(), overrides)
+    parts = [TablePart(table, results, overrides)]
+    if table.selection:
+        test = chosen_table(table, results)
+        kept = [o for o in overrides if setting_name(o) != setting_name(table.selection.test)]
+        parts.append(TablePart(test, collect_results(test.cells(), frames, kept), kept))
+    for part in parts:
+        for found in part.results.values():
+            found.scores  # noqa: B018 -- raises for runs that cannot be read
+    return [part for part in parts if part.table.rows]
+
+
+def best_cell(results: Sequence[CellResults], setting: str) -> CellResults | None:
+    """Choose the cell with the best mean score; of equal ones that with the lowest ``setting``.
+
+    Cells with a failed run are not chosen, and none is chosen before every cell has a run. Means
+    are over the seeds that all cells to choose from have.
+    """
+    sound = [found for found in results if found.n and found.failed.empty]
+    if not sound or not all(found.n or len(found.failed) for found in results):
+        return None
+    scores = pd.concat(
+        [found.scores for found in sound], axis=1, join="inner", keys=range(len(sound))
+    )
+    if scores.empty:
+        return None
+    sign = 1 if sound[0].score.maximize else -1
+    means = (sign * scores.sum()).tolist()
+    return max(
+        zip(sound, means, strict=True), key=lambda pair: (pair[1], -pair[0].identity[setting])
+    )[0]
+
+
+def chosen_table(table: TableSpec, results: Mapping[CellSpec, CellResults]) -> TableSpec:
+    """Return a table that tests the chosen cells, with a row for each first label of which every
+    row has one.
+
+    The held-out samples choose, and the test set is read by the runs of this table alone.
+    """
+    selection = table.selection
+    assert selection is not None
+    arms = tuple(dict.fromkeys(row.labels[-1] for row in table.rows))
+    chosen: dict[str, list[tuple[str, CellSpec]]] = {}
+    for row in table.rows:
+        cells = [cell for group in row.groups for cell in group]
+        if best := best_cell([results[cell] for cell in cells], selection.setting):
+            edge = " (edge of the grid)" if best.cell in (cells[0], cells[-1]) else ""
+            shown = f"{best.identity[selection.setting]:g}{edge}"
+            test = CellSpec(best.cell.experiment, (*best.cell.overrides, selection.test))
+            chosen.setdefault(row.labels[0], []).append((shown, test))
+    rows = []
+    for label, best in chosen.items():
+        if len(best) == len(arms):
+            labels = (label, *(shown for shown, _ in best))
+            rows.append(RowSpec(labels, (tuple(cell for _, cell in best),)))
+    heads = (table.heads[0], *(f"{selection.label} {arm}" for arm in arms))
+    title = f"{selection.title}, {' / '.join(arms)}"
+    contrasts = (ContrastSpec(selection.contrast, 0, 1),)
+    return TableSpec(table.name, title, heads, ("Test",), tuple(rows), contrasts)
+
+
+def table_pairs(table: TableSpec) -> list[tuple[str, CellSpec, CellSpec]]:
+    """Return the contrasts of every row, with a label; without any, the two arms of every group."""
+    found = []
+    for labels, groups in table.rows:
+        row = [cell for group in groups for cell in group]
+        pairs = [(name, row[base], row[other]) for name, base, other in table.contrasts]
+        for column, group in zip(table.columns, groups, strict=True):
+            if not table.contrasts and len(group) == 2:
+                pairs.append((column, *group))
+        found += [(", ".join([*labels, name]), base, other) for name, base, other in pairs]
+    return found
+
+
+def cells_frame(parts: Sequence[TablePart]) -> pd.DataFrame:
+    """Return a row a cell: labels, experiment, overrides, mean, half_width_95, n, failed, paper."""
+    rows = []
+    for table, results, overrides in parts:
+        for labels, groups in table.rows:
+            for found in (results[cell] for group in groups for cell in group):
+                rows.append(
+                    dict(zip(table.heads, labels, strict=True))
+                    | {
+                        "experiment": found.cell.experiment,
+                        "overrides": " ".join([*found.cell.overrides, *overrides]),
+                        "mean": found.mean,
+                        "half_width_95": found.half_width,
+                        "n": found.n,
+                        "failed": len(found.failed),
+                        "paper": found.cell.paper,
+                    }
+                )
+    heads = list(dict.fromkeys(head for table, *_ in parts for head in table.heads))
+    frame = pd.DataFrame(rows)
+    return frame.loc[:, heads + [name for name in frame if name not in heads]]
+
+
+def render_parts(parts: Sequence[TablePart], form: str = "text") -> str:
+    """Return the tables and their contrasts in one of FORMATS; csv has a line a cell."""
+    if form == "csv":
+        return cells_frame(parts).to_csv(index=False).rstrip("\n")
+    tables = []
+    for part in parts:
+        tables.append(_cells_text(part))
+        tables += [_contrasts_text(part)] if part.table.contrasts else []
+    return "\n\n".join(map(TEXT_FORMATS[form], tables))
+
+
+def _describe_n(found: CellResults) -> str:
+    """Return how many, and how many failed, of which no score is known."""
+    failed = f" ({len(found.failed)} failed)" if len(found.failed) else ""
+    return f"{found.n}{failed}" if found.n or failed else ""
+
+
+def shown_lines(table: TableSpec) -> list[str]:
+    """Return the names of LINES that a table has; the paper's only where it prints a value."""
+    printed = any(cell.paper is not None for cell in table.cells())
+    return [name for name in LINES if printed or name != "paper"]
+
+
+def _cells_text(part: TablePart) -> TextTable:
+    table, results, overrides = part
+    lines, rows = shown_lines(table), []
+    for labels, groups in table.rows:
+        for name in lines:
+            cells = ([LINES[name](results[cell]) or "-" for cell in group] for group in groups)
+            rows.append([*_once(labels, name, lines), name, *map(" / ".join, cells)])
+    title, head = title_with_overrides(table.title, overrides), [*table.heads, "", *table.columns]
+    return TextTable(title, NOTE, head, len(table.heads) + 1, rows, len(lines))
+
+
+def _contrasts_text(part: TablePart) -> TextTable:
+    """Return the contrasts of every row: a line each."""
+    table, results, overrides = part
+    rows, names = [], [contrast.label for contrast in table.contrasts]
+    for labels, groups in table.rows:
+        cells = [results[cell] for group in groups for cell in group]
+        for name, base, other in table.contrasts:
+            effect = compare(cells[base], cells[other]).effect
+            rows.append([*_once(labels, name, names), name, *_effect_texts(effect)])
+    title, head = title_with_overrides("Differences", overrides), [*table.heads, ""]
+    head += ["points", "95 % ±", "n"]
+    return TextTable(title, PAIRED, head, len(table.heads) + 1, rows, len(names))
+
+
+def _once(labels: Sequence[str], name: str, names: Iterable[str]) -> Sequence[str]:
+    """Return a row's labels on the first of its lines."""
+    return labels if name == next(iter(names)) else [""] * len(labels)
+
+
+def _effect_texts(effect: PairedDifferences) -> list[str]:
+    low, high = effect.interval or (0.0, float("nan"))
+    half = format_number((high - low) / 2, ".2f")
+    return [format_number(effect.mean, "+.2f"), half, str(effect.n or "-")]

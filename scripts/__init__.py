@@ -1,0 +1,1 @@
+"""Commands; `scripts.benchmarks` and `scripts.paper` are packages that they use."""

@@ -1,1 +1,0 @@
-"""The page that answers the paper: what scripts/report.py writes."""

@@ -1,0 +1,1 @@
+"""What only the paper's toy example needs; general code reaches it by names in configs/study."""

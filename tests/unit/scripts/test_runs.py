@@ -1,0 +1,148 @@
+"""scripts/runs.py: list, filter, show, compare and prune."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lrd.config.compose import compose, to_config
+from lrd.runs.lock import run_lock
+from lrd.runs.store import Run, RunStore
+from scripts import runs as script
+
+
+def make(status: str, *overrides: str, **record: Any) -> Run:
+    run = RunStore(to_config(compose(["run.dir=runs", *overrides]))).run
+    choices = {"optim": next((o[6:] for o in overrides if o.startswith("optim=")), "adam")}
+    return run.update(status=status, choices=choices, **record)
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Run]:
+    monkeypatch.chdir(tmp_path)
+    score = {"name": "test_accuracy", "unit": "%", "maximize": True}
+    made = {
+        "finished": make("finished", score=score),
+        "partial": make("running", "seed=1"),
+        "stopped": make("interrupted", "optim=sgdm", "lrd.p=1"),
+        "failed": make("failed", "optim=radam", "optim.lr=1e-3", error="train_loss is nan"),
+        "unreadable": make("finished", "seed=2"),
+    }
+    line = json.dumps({"epoch": 1, "test_accuracy": 97.25})
+    (made["finished"].folder / "metrics.jsonl").write_text(line + '\n{"ep')
+    (made["unreadable"].folder / "run.json").write_text("{")
+    return made
+
+
+@pytest.fixture
+def show(runs: dict[str, Run], capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    def call(*arguments: str, status: int = 0) -> str:
+        assert script.main(arguments) == status
+        out = capsys.readouterr()
+        return out.err if status else out.out
+
+    return call
+
+
+def test_every_run_is_listed_with_its_state(show, runs: dict[str, Run]):
+    with run_lock(runs["stopped"].folder):
+        out = show()
+    assert "5 runs: " in out
+    states = {line.split()[-1]: line.split()[0] for line in out.splitlines()[1:-1]}
+    expected = dict(partial="partial", stopped="running", failed="failed", unreadable="unreadable")
+    for name, state in {**expected, "finished": "finished"}.items():
+        assert states[str(runs[name].folder)] == state
+    line = next(x for x in out.splitlines() if x.startswith("finished"))
+    assert "1/30" in line and "97.25 %" in line and "adam" in line
+
+
+def test_rows_that_look_alike_name_the_settings_in_which_they_differ(show):
+    """Those alone: a run's length, the seed and the choices have columns of their own."""
+    rates = ("0.01", "0.02")
+    alike = [make("running", "optim=sgdm", f"optim.lr={rate}", "train.epochs=7") for rate in rates]
+    other = make("running", "optim=sgdm", "optim.lr=0.03", "train.epochs=8")
+    rows = {line.split()[-1]: line for line in show().splitlines()}
+    assert "differs in" in show()
+    for run, rate in zip(alike, rates, strict=True):
+        assert f" optim.lr={rate} " in rows[str(run.folder)]
+    assert "=" not in rows[str(other.folder)] and "differs in" not in show("train.epochs=8")
+    for rescale in ("true", "false"):
+        make("running", "optim=sgdm", "train.epochs=9", f"lrd.rescale={rescale}")
+    assert "lrd.rescale=True" in show("train.epochs=9")
+    assert "lrd.rescale=False" in show("train.epochs=9")  # at its default, which no identity names
+
+
+@pytest.mark.parametrize(
+    ("filters", "names"),
+    [
+        (["optim=adam"], {"finished", "partial"}),
+        (["optim.lr=0.001"], {"finished", "partial", "failed"}),
+        (["optim.lr=1e-3", "state=failed"], {"failed"}),
+        (["lrd.p=1"], {"stopped"}),
+        (["seed=1"], {"partial"}),
+        (["state=partial"], {"partial", "stopped"}),
+        (["name=mnist"], set()),
+    ],
+)
+def test_filters_by_setting(show, runs: dict[str, Run], filters: list[str], names: set[str]):
+    out = show(*filters)
+    assert {n for n, run in runs.items() if f"{run.folder}\n" in out} == names
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["lrd.q=1"], "error: no run has a setting lrd.q"),
+        (["adam"], "error: a filter must be SETTING=VALUE, got adam"),
+        (["--show", "ffff"], "error: RUN must name one run, got ffff, which names 0"),
+    ],
+)
+def test_mistakes_are_one_line(show, arguments: list[str], line: str):
+    err = show(*arguments, status=2)
+    assert err.startswith(line) and err.count("\n") == 1
+
+
+def test_show_and_diff(show, runs: dict[str, Run]):
+    out = show("--show", str(runs["failed"].folder))
+    assert "error: train_loss is nan" in out and "lr: 0.001" in out and "state: failed" in out
+    mark = runs["finished"].folder.parts[-2][:6]
+    assert "97.25" in show("--show", f"{mark}/seed0")
+    out = show("--diff", f"{mark}/seed0", str(runs["stopped"].folder))
+    assert "lrd.p=1.0 instead of 0.5" in out and "optim.momentum=0.9 instead of None" in out
+    assert "train.epochs" not in out
+
+
+def test_pruning_asks_and_spares_what_finished_or_runs(
+    show, runs: dict[str, Run], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("builtins.input", lambda text: "n")
+    assert "nothing deleted" in show("--prune")
+    assert all(run.folder.exists() for run in runs.values())
+    with run_lock(runs["partial"].folder):
+        assert "deleted 3" in show("--prune", "--yes")
+    gone = {name for name, run in runs.items() if not run.folder.exists()}
+    assert gone == {"stopped", "failed", "unreadable"}
+    assert "deleted 1" in show("--prune", "--yes")
+    assert "nothing to prune" in show("--prune", "--yes")
+    assert not runs["stopped"].folder.parent.exists() and runs["finished"].folder.exists()
+
+
+def test_moved_and_copied_runs_still_read(show, runs: dict[str, Run]):
+    shutil.copytree("runs", "elsewhere/deep", copy_function=shutil.copy)
+    shutil.move("runs", "moved")
+    for folder in ("elsewhere/deep", "moved"):
+        assert "5 runs: " in show("--runs", folder)
+    assert "0 runs: none" in show()
+
+
+def test_a_link_is_no_run_folder_to_delete(show, runs: dict[str, Run], tmp_path: Path):
+    """A hostile folder cannot make pruning delete what lies elsewhere."""
+    outside = tmp_path / "precious"
+    shutil.copytree(runs["failed"].folder, outside)
+    link = runs["failed"].folder.with_name("seed9")
+    link.symlink_to(outside, target_is_directory=True)
+    show("--prune", "--yes")
+    assert (outside / "run.json").exists()
