@@ -136,13 +136,13 @@ def results_of(
     key: str = "",
 ) -> CellResults:
     """A configuration with the score of every epoch by seed, in memory; None: an epoch without."""
-    score = score or PROVENANCE["score"]
+    kind: Mapping[str, Any] = score or PROVENANCE["score"]
     runs = []
     for seed, values in curves.items():
-        run = Run(Path(f"none/data/mark/seed{seed}"), {"status": "finished", "score": score})
+        run = Run(Path(f"none/data/mark/seed{seed}"), {"status": "finished", "score": kind})
         run.metadata.update(seed=seed, fingerprint="mark")
         lines = [
-            {"epoch": epoch, "step": 9} | ({} if value is None else {key or score["name"]: value})
+            {"epoch": epoch, "step": 9} | ({} if value is None else {key or kind["name"]: value})
             for epoch, value in enumerate(values, 1)
         ]
         run.__dict__["metrics"] = lines  # in place of a file

@@ -49,8 +49,8 @@ class Trace(Logger):
         flat = [p.detach().flatten() for p in self.model.parameters()]
         self.steps.append(torch.cat(flat))
 
-    def on_epoch(self, numbers: dict[str, Any]) -> None:
-        self.epochs.append(numbers)
+    def on_epoch(self, metrics: dict[str, Any]) -> None:
+        self.epochs.append(metrics)
 
 
 def made(overrides: list[str], ranks: DistributedContext) -> Trainer:

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import bench
 import pytest
 import torch
 
 from lrd.optim import kernels
+from scripts import bench
 from scripts.benchmarks import optimizers as opt
 from scripts.benchmarks.data_loading import photos_table, photos_workload, pil_batches, task_batches
 from scripts.benchmarks.measure import ChildProcess, Options

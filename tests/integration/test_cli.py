@@ -206,9 +206,7 @@ def test_an_optimizer_without_weight_decay_runs_with_a_note(cli):
     rprop = [*QUICK, "optim._target_=torch.optim.Rprop"]
     done = cli(*rprop, "train.weight_decay=5e-4")
     assert done.status == 0, done.err
-    assert done.out.startswith(
-        "note: torch.optim.Rprop takes no weight decay, 0.0005 is left out\n"
-    )
+    assert done.out.startswith("note: Rprop takes no weight decay, 0.0005 is left out\n")
     done = cli(*rprop, "optim.weight_decay=0.1")
     assert done.status == 2 and "optim.weight_decay is no setting of Rprop" in done.err
 

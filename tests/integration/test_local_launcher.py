@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from endurance import differing_bytes, kept
 
 from lrd.runs.store import Run, find_runs
+from scripts.benchmarks.endurance import count_differing_bytes
 
 pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
 ROOT = Path(__file__).parents[2]
@@ -71,7 +71,7 @@ def test_a_stopped_and_resumed_sweep_equals_a_serial_one(cli, tmp_path: Path):
     assert serial.status == 1 and serial.err.count("error: ") == 1
     ours, theirs = by_lr(tmp_path / "stopped"), by_lr(tmp_path / "serial")
     for lr in (0.05, 0.1):
-        assert differing_bytes(kept(ours[lr]), kept(theirs[lr])) == 0
+        assert count_differing_bytes(ours[lr], theirs[lr]) == 0
         assert ours[lr].metadata["threads"] == 1
     assert ours[1e18].status == theirs[1e18].status == "failed"
 

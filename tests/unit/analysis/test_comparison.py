@@ -144,10 +144,11 @@ def both(*pairs: tuple[Scores, Scores], maximize: bool = True) -> Comparison:
     """Pairs of runs by their scores; the first of each is the base's."""
     score = {"name": "test_accuracy", "maximize": maximize, "unit": "%"}
     arms = (dict(enumerate(arm)) for arm in zip(*pairs, strict=True))
-    return compare(*(results_of(arm, score=score) for arm in arms))
+    base, other = (results_of(arm, score=score) for arm in arms)
+    return compare(base, other)
 
 
-def curve(*points: tuple[int, float]) -> "pd.Series[float]":
+def curve(*points: tuple[int, float]) -> pd.Series:
     return pd.Series(dict(points), dtype=float)
 
 

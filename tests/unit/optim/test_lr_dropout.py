@@ -261,3 +261,11 @@ def test_options_that_do_not_exist_are_refused():
         lrd.load_state_dict(later)
     with pytest.raises(ValueError, match="single_pass must have granularity=element.*got row: use"):
         with_(implementation="single_pass", granularity="row")
+
+
+@pytest.mark.parametrize("p", [0, -0.1, 1.5, float("nan"), "0.5", True, None])
+def test_a_keep_probability_is_checked_when_it_is_set(p: Any):
+    optimizer = LRDropout(torch.optim.SGD([torch.zeros(2, requires_grad=True)], lr=1.0), p=0.3)
+    with pytest.raises(ValueError, match=r"p must be in \(0, 1\] .* got"):
+        optimizer.p = p
+    assert optimizer.p == 0.3

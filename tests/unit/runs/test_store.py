@@ -9,7 +9,7 @@ import pytest
 
 from lrd.config.compose import compose, to_config
 from lrd.config.fingerprint import DEFAULTS, fingerprint, identity
-from lrd.runs.store import Run, RunStore, find_runs, summarize
+from lrd.runs.store import Run, RunIndex, RunStore, find_runs, summarize
 
 
 def mark(*overrides: str) -> str:
@@ -155,3 +155,23 @@ def test_scores_come_from_the_metrics_and_not_from_the_record(tmp_path: Path):
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     run = Run(tmp_path, record)
     assert (run.final, run.best) == (5.0, 7.0)
+
+
+def test_an_index_is_one_moment_of_a_runs_directory(tmp_path: Path):
+    for seed, status in enumerate(("finished", "failed", "finished")):
+        config = to_config(compose([f"run.dir={tmp_path}", f"seed={seed}"]))
+        RunStore(config).run.update(status=status)
+    index = RunIndex(tmp_path)
+    index.runs[0].update(status="failed")
+    assert [run.seed for run in index.with_status("finished")] == [0, 2]
+    assert [run.seed for run in RunIndex(tmp_path).with_status("finished", "failed")] == [0, 1, 2]
+
+
+def test_a_store_sees_what_another_process_has_written_since(tmp_path: Path):
+    config = to_config(compose([f"run.dir={tmp_path}"]))
+    ours, theirs = RunStore(config), RunStore(config)
+    assert not ours.is_finished
+    theirs.run.update(status="finished")
+    assert not ours.is_finished and ours.refresh().status == "finished" and ours.is_finished
+    ours.delete_outputs()
+    assert ours.run.status == "new" and list(ours.folder.iterdir()) == []

@@ -270,7 +270,7 @@ def test_eight_images_are_overfit(monkeypatch: pytest.MonkeyPatch):
             ]
         )
     )
-    parts, _ = builder.build(config)
+    parts = builder.build(config)
     trainer, _ = builder.build_trainer(config, parts)
     for layer in trainer.model.modules():
         if isinstance(layer, nn.BatchNorm2d):

@@ -183,15 +183,15 @@ def test_the_final_evaluation_is_there_where_it_differs_and_its_name_says_how():
 
 def test_the_heads_rate_is_the_optimizers_times_its_factor():
     configuration = ["task=shapes_seg", "optim=sgdm", "model.head_lr_factor=10", "optim.lr=0.01"]
-    parts, _ = builder.build(checked(compose(configuration)))
-    body, rest = parts["optimizer"].param_groups
+    parts = builder.build(checked(compose(configuration)))
+    body, rest = parts.optimizer.param_groups
     assert (body["lr"], rest["lr"]) == pytest.approx((0.01, 0.1))
-    model = parts["model"]
+    model: Any = parts.model
     assert [id(p) for p in body["params"]] == [id(p) for p in model.body.parameters()]
     together = {id(p) for group in (body, rest) for p in group["params"]}
     assert together == {id(p) for p in model.parameters()}
-    parts, _ = builder.build(checked(compose(["task=shapes_seg"])))
-    assert len(parts["optimizer"].param_groups) == 1
+    parts = builder.build(checked(compose(["task=shapes_seg"])))
+    assert len(parts.optimizer.param_groups) == 1
 
 
 def test_the_papers_and_pspnets_settings_come_with_the_pair_of_task_and_optimizer():
@@ -364,7 +364,7 @@ def test_eight_images_are_overfit(monkeypatch: pytest.MonkeyPatch):
             ]
         )
     )
-    parts, _ = builder.build(config)
+    parts = builder.build(config)
     trainer, _ = builder.build_trainer(config, parts)
     trainer.run()
     assert isinstance(trainer.model, PSPNet18)

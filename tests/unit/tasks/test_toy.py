@@ -41,11 +41,11 @@ class Kept(Logger):
     def __init__(self, model: Any) -> None:
         self.model, self.lines, self.places = model, [], [model.at.detach().clone()]
 
-    def step(self, epoch: int, step: int) -> None:
+    def on_step(self, epoch: int, step: int) -> None:
         self.places.append(self.model.at.detach().clone())
 
-    def epoch(self, numbers: dict[str, Any]) -> None:
-        self.lines.append(numbers)
+    def on_epoch(self, metrics: dict[str, Any]) -> None:
+        self.lines.append(metrics)
 
 
 def prepared(
@@ -190,7 +190,8 @@ def test_drawn_starts_are_a_seeds_own_whatever_else_is_set():
     assert not (points(1)[4:] == points(2)[4:]).any(1).any()
 
     def built(*overrides: str) -> Tensor:
-        return builder.build(to_config(compose(["task=toy", "seed=2", *overrides])))[0]["model"].at
+        config = to_config(compose(["task=toy", "seed=2", *overrides]))
+        return builder.build(config).model.at  # type: ignore[return-value]
 
     assert torch.equal(built("lrd.p=1"), built("lrd.p=0.5", "optim=sgdm"))
     assert torch.equal(built()[-1000:], points(2, 1000)[4:])
@@ -250,10 +251,10 @@ def test_a_resumed_run_counts_the_minima_reached_before():
     trainer.on_epoch_end = stop
     with pytest.raises(Stop):
         trainer.run()
-    state = trainer.state()
+    state = trainer.state_dict()
     assert state["model"]["reached_bad"].any()
     further, kept = prepared(NAMED, 0.5, drawn=40, epochs=60)
-    further.load(state)
+    further.load_state_dict(state)
     further.run()
     shares = ("reached_bad", "escaped", "good_basin", "mean_f", "x_top")
     assert [[line[s] for s in shares] for line in kept.lines] == [

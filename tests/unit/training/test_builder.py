@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from lrd.analysis.resolve import expand_sweep
 from lrd.config.compose import CONFIGS, compose, to_config
 from lrd.config.schema import LRD
 from lrd.optim.lr_dropout import LRDropout as Wrapper
-from lrd.optim.validation import IMPLEMENTATIONS
+from lrd.optim.options import IMPLEMENTATIONS
 from lrd.task import Task
 from lrd.training import builder
 
@@ -60,7 +61,7 @@ def test_every_file_composes_and_builds(choice: tuple[str, ...]):
 
 def test_no_group_is_forgotten():
     folders = {path.name for path in CONFIGS.iterdir() if path.is_dir()}
-    assert folders == {*GROUPS, "tuned", "experiment", "arm", "cluster", "search"}
+    assert folders == {*GROUPS, "tuned", "experiment", "arm", "cluster", "search", "study"}
 
 
 @pytest.mark.parametrize("name", options("tuned"))
@@ -88,11 +89,12 @@ def test_every_experiment_builds(name: str):
 @pytest.mark.parametrize("dataset", [d for d in options("dataset") if not family(d)])
 def test_every_model_takes_every_data_set_that_makes_sense(model: str, dataset: str):
     if model == "fcnet" and dataset.startswith("cifar"):
-        with pytest.raises(ValueError, match="^model=fcnet must be given grey images.*3 channels"):
+        with pytest.raises(ValueError, match="^model=fcnet must be given gray images.*3 channels"):
             parts(f"dataset={dataset}", f"model={model}")
         return
     built = parts(f"dataset={dataset}", f"model={model}")
-    shape, classes = built.task.data.shape, built.task.data.classes
+    data: Any = built.task
+    shape, classes = data.data.shape, data.data.classes
     assert built.model(torch.zeros(2, *shape)).shape == (2, classes)
 
 

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from lrd.loggers.console import ConsoleLogger
+from lrd.runs import store
 from lrd.runs.lock import RunLocked, is_locked, run_lock
 from lrd.runs.store import TIMES, Run, find_runs
 from lrd.training.trainer import Trainer
@@ -204,7 +206,10 @@ def test_other_conditions_are_noted(cli, half: Run):
     record["threads"], record["versions"]["torch"] = 64, "1.0"
     (half.folder / "run.json").write_text(json.dumps(record))
     done = cli(*QUICK)
-    assert done.status == 0 and "threads was 64, is 1: the numbers agree to rounding" in done.out
+    assert (
+        done.status == 0
+        and "threads was 64, is 1: the numbers agree up to floating-point error" in done.out
+    )
     assert "versions was" in done.out
 
 
@@ -229,14 +234,14 @@ def test_the_second_process_on_a_run_leaves_it_to_the_first(cli, stop_at):
     errors = []
 
     def second() -> None:
-        command = [sys.executable, str(Path(__file__).parents[1] / "run.py"), *QUICK]
+        command = [sys.executable, str(Path(__file__).parents[3] / "run.py"), *QUICK]
         done = subprocess.run(command, capture_output=True, text=True)
         errors.append((done.returncode, done.stderr))
 
     stop_at(3, second)
     assert cli(*QUICK).status == 0
     ((status, line),) = errors
-    assert status == 3 and f"process {os.getpid()} on " in line and "left to it" in line
+    assert status == 3 and f"process {os.getpid()} on " in line and "is working on" in line
     assert line.count("\n") == 1
     assert not (next(find_runs("runs")).folder / ".lock").exists()
 
@@ -246,7 +251,7 @@ def test_a_lock_dies_with_its_process(tmp_path: Path):
 import os, sys
 from lrd.runs.lock import run_lock
 from pathlib import Path
-with locked(Path({str(tmp_path / "run")!r})):
+with run_lock(Path({str(tmp_path / "run")!r})):
     print("held", flush=True)
     sys.stdin.readline()
     os.kill(os.getpid(), 9)
@@ -311,3 +316,26 @@ def test_a_read_only_folder_is_named_and_a_finished_run_is_found_in_it(
     assert "Read-only file system" in done.err and "run.dir" in done.err
     found = cli(*QUICK, f"run.dir={place}")
     assert found.status == 0 and "finished already" in found.out
+
+
+def test_a_run_reads_its_record_and_hashes_its_fingerprint_once(
+    cli, monkeypatch: pytest.MonkeyPatch
+):
+    """Fresh, and again when it is finished."""
+    counts: Counter[str] = Counter()
+
+    def count(name: str) -> None:
+        real = getattr(store, name)
+
+        def counted(*arguments: Any) -> Any:
+            counts[name] += 1
+            return real(*arguments)
+
+        monkeypatch.setattr(store, name, counted)
+
+    count("_read_metadata")
+    count("fingerprint")
+    for _ in range(2):
+        counts.clear()
+        assert cli(*QUICK).status == 0
+        assert counts == {"_read_metadata": 1, "fingerprint": 1}

@@ -68,8 +68,8 @@ class Memory(Logger):
     def on_step(self, epoch: int, step: int) -> None:
         self.steps.append((epoch, step))
 
-    def on_epoch(self, numbers: dict[str, Any]) -> None:
-        self.lines.append({k: v for k, v in numbers.items() if k not in TIMES})
+    def on_epoch(self, metrics: dict[str, Any]) -> None:
+        self.lines.append({k: v for k, v in metrics.items() if k not in TIMES})
 
 
 def trainer(
@@ -387,3 +387,24 @@ def test_the_share_of_time_spent_waiting_for_data_is_logged():
         made.run()
         shares.append(told[0]["data_wait"])
     assert 0.5 < shares[0] <= 1 and 0 <= shares[1] < shares[0]
+
+
+def test_the_keep_probability_is_assigned_only_when_it_changes(monkeypatch: pytest.MonkeyPatch):
+    assigned: list[float] = []
+
+    class Watched(LRDropout):
+        @property
+        def p(self) -> float:
+            return super().p
+
+        @p.setter
+        def p(self, value: float) -> None:
+            assigned.append(value)
+            self._p = value
+
+    for schedule, count in ((None, 0), (PSchedule(0.5, 0.9, "linear"), 13)):
+        ours = trainer(epochs=2, p_schedule=schedule)
+        ours.optimizer.__class__ = Watched
+        assigned.clear()
+        ours.run()
+        assert len(assigned) == count  # 14 steps, the first at the p that is set
