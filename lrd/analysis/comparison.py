@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 
 from lrd.analysis.frames import RunFrames
-from lrd.analysis.matching import CellResults, ScoreKind, collect_results
+from lrd.analysis.matching import CellResults, ScoreKind, collect_results, require_distinct
 from lrd.analysis.resolve import setting_name, sweep_parameters, sweep_values
 from lrd.analysis.statistics import PairedDifferences, Pooled, SampleSize, holm, pool
 from lrd.analysis.studies import CellSpec, read_catalog
@@ -219,39 +219,42 @@ def pool_comparisons(table: Sequence[Comparison]) -> Pooled | None:
 def score_table(table: Mapping[str, Comparison]) -> pd.DataFrame:
     """Return a row a comparison: the final scores, their difference, and its tests.
 
-    Columns: n, base, other (means), difference, low, high (95 % t interval), sd, p_t, p_t_holm,
-    p_permutation, smallest_p, p_permutation_holm, paper.
+    Columns: those of ``level_table``, then base, other (means), p_permutation, smallest_p,
+    p_permutation_holm, paper.
     """
     effects = [found.effect for found in table.values()]
-    adjusted = zip(
-        holm([e.p_t for e in effects]), holm([e.p_permutation for e in effects]), strict=True
+    means = [found.means or (None, None) for found in table.values()]
+    p_values = [effect.p_permutation for effect in effects]
+    return _effect_table(
+        table,
+        effects,
+        base=[base for base, _ in means],
+        other=[other for _, other in means],
+        p_permutation=p_values,
+        smallest_p=[effect.smallest_p for effect in effects],
+        p_permutation_holm=holm(p_values),
+        paper=[found.paper for found in table.values()],
     )
-    rows = []
-    for found, (p_t, p_permutation) in zip(table.values(), adjusted, strict=True):
-        base, other = found.means or (None, None)
-        row = {"n": found.n, "base": base, "other": other, **effect_row(found.effect)}
-        row |= {"p_t_holm": p_t, "p_permutation": found.effect.p_permutation}
-        row |= {"smallest_p": found.effect.smallest_p, "p_permutation_holm": p_permutation}
-        rows.append(row | {"paper": found.paper})
-    return pd.DataFrame(rows, list(table), dtype=float).astype({"n": int})
 
 
 def level_table(key: str, table: Mapping[str, Comparison]) -> pd.DataFrame:
-    """Return a row a comparison: the difference of the mean levels of a metric, and its test."""
-    found = [PairedDifferences(tuple(c.level_differences(key).values())) for c in table.values()]
-    adjusted = holm([each.p_t for each in found])
-    rows = [
-        {"n": each.n, **effect_row(each), "p_t_holm": p}
-        for each, p in zip(found, adjusted, strict=True)
-    ]
-    return pd.DataFrame(rows, list(table), dtype=float).astype({"n": int})
+    """Return a row a comparison: the difference of the mean levels of a metric, and its test.
+
+    Columns: n, difference, low, high (95 % t interval), sd, p_t, p_t_holm.
+    """
+    differences = [found.level_differences(key) for found in table.values()]
+    return _effect_table(table, [PairedDifferences(tuple(d.values())) for d in differences])
 
 
-def effect_row(effect: PairedDifferences) -> dict[str, float | None]:
-    """Return an effect as the columns difference, low, high, sd and p_t."""
-    low, high = effect.interval or (None, None)
-    numbers = (effect.mean, low, high, effect.sd, effect.p_t)
-    return dict(zip(("difference", "low", "high", "sd", "p_t"), numbers, strict=True))
+def _effect_table(
+    names: Iterable[str], effects: Sequence[PairedDifferences], **more: Sequence[float | None]
+) -> pd.DataFrame:
+    """Return a row an effect, and ``more`` columns."""
+    columns = ("n", "difference", "low", "high", "sd", "p_t")
+    rows = [(e.n, e.mean, *(e.interval or (None, None)), e.sd, e.p_t) for e in effects]
+    frame = pd.DataFrame(rows, list(names), columns, dtype=float).astype({"n": int})
+    adjusted = {"p_t_holm": holm([effect.p_t for effect in effects])}
+    return frame.join(pd.DataFrame(adjusted | more, frame.index, dtype=float))
 
 
 @dataclass(frozen=True)
@@ -309,11 +312,7 @@ def pair_arms(
         cells = [CellSpec(experiment, w, paper_value(experiment, w)) for w in words]
         found = collect_results(cells, frames)
         base, other = (found[cell] for cell in cells)
-        if base.fingerprint == other.fingerprint:
-            raise ValueError(
-                f"the arms must be different configurations, got {arms[0]} and {arms[1]}, which "
-                "resolve to the same one"
-            )
+        require_distinct("the arms", (base, other), arms)
         own = tuple(a for a, v in zip(at, sweep.values(), strict=True) if len(v) > 1)
         pairs.append(ArmPair(experiment, settings, arms, (base, other), seeds, own))
     return pairs

@@ -20,6 +20,8 @@ from lrd.config.fingerprint import DEFAULTS, flatten
 from lrd.runs.labels import arm_name
 from lrd.runs.store import Run, RunIndex
 
+# Fields of run.json that are columns as they are.
+COPIED = ("device", "implementation", "commit", "started", "ended", "error")
 Source = str | Path | RunIndex | Iterable[Run]
 
 
@@ -128,9 +130,7 @@ def _read_metrics(run: Run) -> tuple[list[dict[str, Any]], str]:
 
 
 def _row(run: Run) -> dict[str, Any]:
-    record, choices = run.metadata, get_nested(run.metadata, "choices")
-    choices = choices if isinstance(choices, Mapping) else {}
-    config = get_nested(record, "config") or {}
+    record, config = run.metadata, get_nested(run.metadata, "config") or {}
     lines, problem = _read_metrics(run)
     logged = [s for line in lines if (s := as_number(line.get("seconds"))) is not None]
     final = best = math.nan
@@ -146,7 +146,7 @@ def _row(run: Run) -> dict[str, Any]:
         "status": run.status,
         "state": run.state,
         "name": run.folder.parts[-3],
-        "task": choices.get("task"),
+        "task": get_nested(record, "choices", "task"),
         "dataset": get_nested(config, "dataset", "name"),
         "model": _choice(record, "model"),
         "optimizer": _choice(record, "optim"),
@@ -163,14 +163,9 @@ def _row(run: Run) -> dict[str, Any]:
         "seconds": sum(logged) if logged else math.nan,
         "scale": as_number(record.get("scale")),
         "hardware": describe_hardware(record),
-        "device": record.get("device"),
         "precision": record.get("precision") or get_nested(config, "train", "precision"),
-        "implementation": record.get("implementation"),
         "torch": get_nested(record, "versions", "torch"),
-        "commit": record.get("commit"),
-        "started": record.get("started"),
-        "ended": record.get("ended"),
-        "error": record.get("error"),
+        **{name: record.get(name) for name in COPIED},
         "problem": problem,
         "fingerprint": record.get("fingerprint") or run.folder.parts[-2],
         "folder": str(run.folder),
@@ -237,11 +232,9 @@ def distinguishing_settings(runs: Sequence[Run], alike: Sequence[Any], few: int 
         names = sorted({name for number in numbers for name in known[number]})
         values = {n: [str(known[k].get(n, DEFAULTS.get(n))) for k in numbers] for n in names}
         names = [name for name in names if len(set(values[name])) > 1]
+        rows = list(zip(*(values[name] for name in names), strict=True))
         cut = few
-        while cut < len(names):
-            rows = set(zip(*(values[name] for name in names[:cut]), strict=True))
-            if len(rows) == len(set(zip(*(values[name] for name in names), strict=True))):
-                break
+        while len({row[:cut] for row in rows}) < len(set(rows)):
             cut += 1
         for place, number in enumerate(numbers):
             own = [f"{n}={values[n][place]}" for n in names[:cut] if values[n][place] != "None"]

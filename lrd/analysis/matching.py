@@ -187,14 +187,10 @@ def _group(cells: Iterable[CellSpec]) -> list[Block]:
         parts = (override.partition("=") for override in cell.overrides)
         found.append({name: (value,) for name, _, value in parts})
     for name in dict.fromkeys(name for block in reversed(found) for name in reversed(block)):
-        merged: dict[tuple[tuple[str, tuple[str, ...]], ...], Block] = {}
+        merged: dict[Any, Block] = {}
         for block in found:
-            rest = tuple((n, v) for n, v in block.items() if n != name)
-            if name not in block:
-                merged[(*rest, ("", ()))] = block
-            elif rest in merged:
-                merged[rest] = block | {name: merged[rest][name] + block[name]}
-            else:
-                merged[rest] = block
+            rest = name in block, *(item for item in block.items() if item[0] != name)
+            before = merged.get(rest, {}).get(name, ())
+            merged[rest] = block | ({name: before + block[name]} if before else {})
         found = list(merged.values())
     return found

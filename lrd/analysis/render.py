@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -133,12 +133,9 @@ SIGN_FLIP: dict[str, Callable[[Any], str]] = {
 
 
 def _frame_lines(frame: pd.DataFrame, columns: Mapping[str, Callable[[Any], str]]) -> list[str]:
-    rows = [[str(name), *(show(row) for show in columns.values())] for name, row in _rows(frame)]
+    shown: Any = frame.itertuples()
+    rows = [[str(row.Index), *(show(row) for show in columns.values())] for row in shown]
     return align([["", *(head.strip() for head in columns)], *rows])
-
-
-def _rows(frame: pd.DataFrame) -> Iterable[tuple[Any, Any]]:
-    return zip(frame.index, frame.itertuples(index=False), strict=True)
 
 
 RUN_HEADS = ("state", "data", "optim", "p", "seed", "epochs", "final", "arm")
@@ -305,8 +302,8 @@ def equivalence_report(pairs: Sequence[ArmPair], margin: float) -> str:
         lines += ["", f"{pair.name}: {found.score.name} at the final epoch"]
         width = max(map(len, pair.arms))
         for arm, results, mean in zip(pair.arms, pair.results, found.means or (), strict=False):
-            runs = results.runs.loc[list(found.seeds)]
-            made = "; ".join(dict.fromkeys(_describe_environment(row) for _, row in _rows(runs)))
+            runs: Any = results.runs.loc[list(found.seeds)].itertuples()
+            made = "; ".join(dict.fromkeys(map(_describe_environment, runs)))
             lines += [f"{arm:{width}}  n = {found.n}  mean {mean:.3f}  ({made})"]
         lines += _equivalence_lines(found, margin)
     return "\n".join(lines)

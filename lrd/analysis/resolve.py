@@ -5,7 +5,8 @@ in few groups. So the groups of a command line are composed once per process, an
 set in a copy: Hydra applies values after all groups too.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, fields
 from functools import cache
@@ -15,7 +16,6 @@ import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from lrd.analysis.studies import CellSpec
@@ -86,17 +86,15 @@ def setting_name(override: str) -> str:
 def sweep_parameters(experiment: str) -> dict[str, str]:
     """Return what an experiment sweeps, as on the command line. Raises ValueError if unknown."""
     asked = [f"+experiment={experiment}"]
-    try:
-        with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            composed = hydra.compose("config", overrides=asked, return_hydra_config=True)
-    except Exception as error:
-        raise ValueError(format_error(error)) from error
+    with _configs():
+        composed = hydra.compose("config", overrides=asked, return_hydra_config=True)
     return {str(name): str(text) for name, text in (composed.hydra.sweeper.params or {}).items()}
 
 
 def sweep_values(name: str, text: str) -> list[str]:
     """Return the values of a sweep in Hydra's grammar: ``0,1,2`` or ``range(0,10)``."""
-    (override,) = _parse([f"{name}={text}"])
+    with _configs() as parser:
+        (override,) = parser.parse_overrides([f"{name}={text}"])
     return list(override.sweep_string_iterator()) if override.is_sweep_override() else [text]
 
 
@@ -104,19 +102,18 @@ def expand_sweep(experiment: str, overrides: Sequence[str] = ()) -> list[tuple[s
     """Return the overrides of every job of ``run.py -m +experiment=EXPERIMENT OVERRIDES``, in
     order. A sweep of ``overrides`` replaces the experiment's sweep of the same setting."""
     params = [f"{name}={text}" for name, text in sweep_parameters(experiment).items()]
-    parsed = _parse([*params, f"+experiment={experiment}", *overrides])
-    try:
+    with _configs() as parser:
+        parsed = parser.parse_overrides([*params, f"+experiment={experiment}", *overrides])
         (batch,) = BasicSweeper.split_arguments(parsed, None)
-    except Exception as error:
-        raise ValueError(format_error(error)) from error
     return [tuple(job) for job in batch]
 
 
-def _parse(overrides: Sequence[str]) -> list[Override]:
-    """Parse in Hydra's grammar. Raises ValueError in one line."""
+@contextmanager
+def _configs() -> Iterator[OverridesParser]:
+    """Open the configurations for Hydra, with a parser of its grammar; an error becomes a
+    ValueError in one line."""
     try:
         with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            loader = GlobalHydra.instance().config_loader()
-            return OverridesParser.create(loader).parse_overrides(list(overrides))
+            yield OverridesParser.create(GlobalHydra.instance().config_loader())
     except Exception as error:
         raise ValueError(format_error(error)) from error

@@ -25,7 +25,14 @@ STUDIES = CONFIGS / "study"
 LineStyle = str | tuple[float, tuple[float, ...]]  # matplotlib's: a name, or offset and dashes
 Direction = Literal["rise", "fall", "no_rise", "no_fall"]
 Combination = Literal["each", "pooled", "most"]
-MEASURES = ("final", "mean", "gap", "reach", "seconds")
+# Of a measure: what it is of its metrics, and the unit of a difference.
+MEASURES = {
+    "final": ("{} of the last epoch", ""),
+    "mean": ("mean {} over the epochs", ""),
+    "gap": ("{} of the last epoch", ""),
+    "reach": ("epochs until the base's last {}", "% of the run"),
+    "seconds": ("seconds of training an epoch", "%"),
+}
 
 
 @dataclass(frozen=True)
@@ -166,17 +173,11 @@ class Measure:
 
     @property
     def unit(self) -> str:
-        return {"reach": "% of the run", "seconds": "%"}.get(self.name, "")
+        return MEASURES[self.name][1]
 
     def __str__(self) -> str:
-        key = " minus ".join(key.replace("_", " ") for key in self.keys)
-        return {
-            "final": f"{key} of the last epoch",
-            "mean": f"mean {key} over the epochs",
-            "gap": f"{key} of the last epoch",
-            "reach": f"epochs until the base's last {key}",
-            "seconds": "seconds of training an epoch",
-        }[self.name]
+        metrics = " minus ".join(key.replace("_", " ") for key in self.keys)
+        return MEASURES[self.name][0].format(metrics)
 
 
 @dataclass(frozen=True)
@@ -352,9 +353,12 @@ def read_published(published: PublishedCurve) -> "DataFrame":
 
 
 def _rule(claim: str, part: Mapping[str, Any]) -> Rule:
-    measure, must = _measure(claim, part["measure"]), part["must"]
+    given, must = part["measure"], part["must"]
+    measure, keys = next(iter(given.items())) if isinstance(given, dict) else (given, ())
+    keys = (keys,) if isinstance(keys, str) else tuple(keys)
     together, smallest = part.get("together", "each"), part["smallest"]
     for name, value, options in (
+        ("measure", measure, tuple(MEASURES)),
         ("must", must, get_args(Direction)),
         ("together", together, get_args(Combination)),
     ):
@@ -363,15 +367,7 @@ def _rule(claim: str, part: Mapping[str, Any]) -> Rule:
     if not isinstance(smallest, int | float) or smallest <= 0:
         raise ValueError(f"{claim}: smallest must be above 0, got {smallest}")
     pairs = tuple(pair for entry in part["pairs"] for pair in _pairs(entry))
-    return Rule(measure, must, float(smallest), together, pairs)
-
-
-def _measure(claim: str, given: Any) -> Measure:
-    name, keys = next(iter(given.items())) if isinstance(given, dict) else (given, ())
-    keys = (keys,) if isinstance(keys, str) else tuple(keys)
-    if name not in MEASURES:
-        raise ValueError(f"{claim}: measure must be one of {', '.join(MEASURES)}, got {name}")
-    return Measure(name, keys)
+    return Rule(Measure(measure, keys), must, float(smallest), together, pairs)
 
 
 def _pairs(entry: Mapping[str, Any]) -> Iterator[tuple[CellSpec, CellSpec]]:

@@ -124,18 +124,16 @@ def cells_frame(parts: Sequence[TablePart]) -> pd.DataFrame:
     for table, results, overrides in parts:
         for labels, groups in table.rows:
             for found in (results[cell] for group in groups for cell in group):
-                rows.append(
-                    dict(zip(table.heads, labels, strict=True))
-                    | {
-                        "experiment": found.cell.experiment,
-                        "overrides": " ".join([*found.cell.overrides, *overrides]),
-                        "mean": found.mean,
-                        "half_width_95": found.half_width,
-                        "n": found.n,
-                        "failed": len(found.failed),
-                        "paper": found.cell.paper,
-                    }
-                )
+                row = {
+                    "experiment": found.cell.experiment,
+                    "overrides": " ".join([*found.cell.overrides, *overrides]),
+                    "mean": found.mean,
+                    "half_width_95": found.half_width,
+                    "n": found.n,
+                    "failed": len(found.failed),
+                    "paper": found.cell.paper,
+                }
+                rows.append(dict(zip(table.heads, labels, strict=True)) | row)
     heads = list(dict.fromkeys(head for table, *_ in parts for head in table.heads))
     frame = pd.DataFrame(rows)
     return frame.loc[:, heads + [name for name in frame if name not in heads]]

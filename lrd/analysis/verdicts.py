@@ -81,8 +81,7 @@ class RuleComparison:
     def status(self) -> Status:
         if self._wide is None or self.mean is None or self.effect.interval is None:
             return "not enough data"
-        status = decide(self.rule, self.mean, self.effect.interval, self._wide)
-        return "not confirmed" if status == "confirmed" and self.failed else status
+        return decide(self.rule, self.mean, self.effect.interval, self._wide, self.failed)
 
     @property
     def is_opposite(self) -> bool:
@@ -93,8 +92,9 @@ class RuleComparison:
         return high < 0 if self.rule.must in ("rise", "no_fall") else low > 0
 
 
-def decide(rule: Rule, mean: float, narrow: Interval, wide: Interval) -> Status:
-    """Return the status of an estimate by its interval and by the wider one that may contradict."""
+def decide(rule: Rule, mean: float, narrow: Interval, wide: Interval, failed: int = 0) -> Status:
+    """Return the status of an estimate by its interval and by the wider one that may contradict;
+    with a failed run, nothing is confirmed."""
     up = rule.must in ("rise", "no_rise")  # what must fall is what rises with the other sign
     if not up:
         mean, narrow, wide = -mean, (-narrow[1], -narrow[0]), (-wide[1], -wide[0])
@@ -107,7 +107,7 @@ def decide(rule: Rule, mean: float, narrow: Interval, wide: Interval) -> Status:
 
     holds, fails = (moves, stays) if rule.must in ("rise", "fall") else (stays, moves)
     if holds(narrow):
-        return "confirmed"
+        return "not confirmed" if failed else "confirmed"
     return "contradicted" if fails(wide) else "not confirmed"
 
 
@@ -150,9 +150,8 @@ class RuleResult:
         if len(self.with_enough_seeds) < len(self.comparisons) or self.pooled is None:
             return "not enough data"
         mean, low, high = self.pooled
-        status = decide(self.rule, mean, (low, high), (low, high))
-        failed = any(c.failed for c in self.comparisons)
-        return "not confirmed" if status == "confirmed" and failed else status
+        failed = sum(c.failed for c in self.comparisons)
+        return decide(self.rule, mean, (low, high), (low, high), failed)
 
     def _counted(self) -> Status:
         """By how many comparisons are confirmed and contradicted."""
