@@ -132,10 +132,10 @@ def _sections(
     section = Section(spec.name, key, title_with_overrides(spec.title, overrides))
     try:
         if isinstance(spec, TableSpec):
-            for number, (part, results, settings) in enumerate(table_parts(spec, frames, overrides)):
+            for number, part in enumerate(table_parts(spec, frames, overrides)):
                 anchor = f"{key}-{number}" if number else key
-                section = build_section(part, anchor, results, settings)
-                content = build_grid(part, results) if section.n_filled else None
+                section = build_section(part.table, anchor, part.results, part.overrides)
+                content = build_grid(part.table, part.results) if section.n_filled else None
                 yield replace(section, content=content)
         else:
             results = collect_figure(spec, frames, overrides)

@@ -141,11 +141,6 @@ class Section:
         counts = sorted({results.n for _, results, _ in self.members if results.n})
         return f"n = {counts[0]}" + (f" to {counts[-1]}" if len(counts) > 1 else "")
 
-    @property
-    def first(self) -> dict[str, Any]:
-        """The identity of the first configuration, without closed settings at their default."""
-        return self.members[0][1].identity if self.members else {}
-
 
 def build_section(
     spec: TableSpec | FigureSpec,
