@@ -143,39 +143,38 @@ def dashboard_lines(figures: Iterable[FigureSpec], overrides: Sequence[str]) -> 
     chosen = _distinguishing_columns(list(known.values()))
     by_line: dict[tuple[str, ...], set[str]] = {}
     for cell, cell_colors in colors.items():
-        values = [known[cell].get(name) for name in chosen]
-        if None not in values:
-            by_line.setdefault(tuple(map(_format_value, values)), set()).update(cell_colors)
+        if known[cell].keys() >= set(chosen):
+            line = tuple(known[cell][name] for name in chosen)
+            by_line.setdefault(line, set()).update(cell_colors)
     # The dashboard chooses the color of a line that has different ones in two figures.
     unique = {line: color for line, (color, *others) in by_line.items() if not others}
     fingerprints = {resolve_cell(cell, overrides).fingerprint for cell in colors}
     return DashboardLines(sorted(fingerprints), chosen, unique)
 
 
-def _dashboard_columns(cell: CellSpec, overrides: Sequence[str]) -> dict[str, Any]:
-    """Return a run's configuration as its dashboard has it: labels, then every setting."""
+def _dashboard_columns(cell: CellSpec, overrides: Sequence[str]) -> dict[str, str]:
+    """Return a run's configuration as its dashboard has it: labels, then every setting that has a
+    value."""
     given = resolve_cell(cell, overrides)
     config = asdict(given.config)
     record = {"config": config, "choices": {}, "seed": 0, "fingerprint": given.fingerprint}
-    labels = {name: value for name, value in run_labels(record).items() if name in LABELS}
-    settings = flatten({name: config[name] for name in ("lrd", "optim", "regularizer")})
-    return labels | {f"settings.{name}": value for name, value in settings.items()}
+    values = {name: value for name, value in run_labels(record).items() if name in LABELS}
+    settings = {name: config[name] for name in ("lrd", "optim", "regularizer")}
+    values |= flatten({"settings": settings})
+    texts = ((n, f"{v:g}" if isinstance(v, float) else str(v)) for n, v in values.items())
+    return {name: text for name, text in texts if text != "None"}
 
 
-def _distinguishing_columns(rows: Sequence[dict[str, Any]]) -> list[str]:
+def _distinguishing_columns(rows: Sequence[dict[str, str]]) -> list[str]:
     """Return the first columns, each of which distinguishes more lines than those before it."""
     chosen: list[str] = []
     count = 1
     for name in dict.fromkeys([*LABELS, *(name for row in rows for name in row)]):
         names = [*chosen, name]
-        found = len({tuple(_format_value(row.get(each)) for each in names) for row in rows})
+        found = len({tuple(map(row.get, names)) for row in rows})
         if found > count:
             chosen, count = names, found
     return chosen
-
-
-def _format_value(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _line_colors(group: GroupSpec) -> Iterator[tuple[CellSpec, str]]:
