@@ -31,8 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         if Path(args.runs).exists() and not Path(args.runs).is_dir():
             raise ValueError(f"--runs must be a directory of runs, got {args.runs}")
-        ours, overrides = dashboards.split_overrides(args.overrides)
-        settings, frames = dashboards.wandb_settings(ours), RunFrames(args.runs)
+        settings, overrides = dashboards.split_settings(args.overrides)
+        frames = RunFrames(args.runs)
         out = Path(args.out or Path(args.runs) / "report.html")
         page, problems = build_page(frames, out, overrides)
         write_file(out, page.encode(errors="replace"))

@@ -25,10 +25,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def body() -> int:
         from lrd.analysis import dashboards
 
-        ours, rest = dashboards.split_overrides(args.overrides)
+        settings, rest = dashboards.split_settings(args.overrides)
         names = [word for word in rest if "=" not in word]
         overrides = [word for word in rest if "=" in word]
-        settings, known = dashboards.wandb_settings(ours), dashboards.learning_curves()
+        known = dashboards.learning_curves()
         if unknown := [name for name in names if name not in known]:
             raise ValueError(f"figure must be one of {', '.join(known)}, got {unknown[0]}")
         if find_spec("wandb_workspaces") is None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lrd.analysis.frames import RunFrames
 from lrd.analysis.matching import require_distinct
@@ -26,19 +26,22 @@ from lrd.config.schema import WandbSettings
 from lrd.loggers.wandb import limited_settings
 from lrd.runs.labels import run_labels
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
 LABELS = ("dataset", "model", "optimizer", "arm", "p")  # the first columns of a dashboard
 PINNED = ("config:optimizer.value", "config:arm.value", "config:p.value", "config:seed.value")
 
 
-def split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Separate the settings of Weights & Biases, ``wandb.*``, from those of runs."""
+def split_settings(overrides: Sequence[str]) -> tuple[WandbSettings, list[str]]:
+    """Return ``wandb.*`` as run.py resolves it, and the other overrides.
+
+    Raises:
+        ValueError: in one line, for a wrong setting.
+    """
     ours = [override for override in overrides if override.startswith("wandb.")]
-    return ours, [override for override in overrides if override not in ours]
-
-
-def wandb_settings(overrides: Sequence[str]) -> WandbSettings:
-    """Return ``wandb.*`` as run.py resolves it. Raises ValueError in one line."""
-    return resolve(overrides).config.wandb
+    rest = [override for override in overrides if override not in ours]
+    return resolve(ours).config.wandb, rest
 
 
 def log_report(frames: RunFrames, settings: WandbSettings, overrides: Sequence[str] = ()) -> str:
@@ -74,11 +77,10 @@ def log_report(frames: RunFrames, settings: WandbSettings, overrides: Sequence[s
         figures: list[str] = []
         for scale in [1.0, *run_scales(frames, overrides)]:
             given, suffix = with_scale(scale, overrides), scale_suffix(scale)
-            for name, rows in _tables_with_runs(frames, given):
-                made = wandb.Table(list(rows[0]), [list(row.values()) for row in rows])
-                run.log({f"tables/{name}{suffix}": made}, step=0)
-                filled = sum(row["n"] > 0 for row in rows)
-                run.summary[f"filled/{name}{suffix}"] = f"{filled} of {len(rows)}"
+            for name, cells in _tables_with_runs(frames, given):
+                rows = cells.astype(object).where(cells.notna(), None).to_numpy().tolist()
+                run.log({f"tables/{name}{suffix}": wandb.Table(list(cells), rows)}, step=0)
+                run.summary[f"filled/{name}{suffix}"] = f"{(cells.n > 0).sum()} of {len(cells)}"
                 tables.append(name + suffix)
             for name, png in _figures_with_runs(frames, given):
                 image = wandb.Image(Image.open(io.BytesIO(png)))
@@ -91,14 +93,13 @@ def log_report(frames: RunFrames, settings: WandbSettings, overrides: Sequence[s
 
 def _tables_with_runs(
     frames: RunFrames, overrides: Sequence[str]
-) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Yield the rows of every table that has a run, one for each configuration."""
+) -> Iterator[tuple[str, "DataFrame"]]:
+    """Yield every table that has a run, a row a configuration."""
     for name, table in read_catalog().tables.items():
         with suppress(ValueError):  # impossible under these settings; the page says why
             cells = cells_frame(table_parts(table, frames, overrides))
             if cells.n.any():
-                rows = cells.astype(object).where(cells.notna(), None)
-                yield name, rows.to_dict("records")
+                yield name, cells
 
 
 def _figures_with_runs(frames: RunFrames, overrides: Sequence[str]) -> Iterator[tuple[str, bytes]]:
@@ -142,39 +143,38 @@ def dashboard_lines(figures: Iterable[FigureSpec], overrides: Sequence[str]) -> 
     chosen = _distinguishing_columns(list(known.values()))
     by_line: dict[tuple[str, ...], set[str]] = {}
     for cell, cell_colors in colors.items():
-        values = [known[cell].get(name) for name in chosen]
-        if None not in values:
-            by_line.setdefault(tuple(map(_format_value, values)), set()).update(cell_colors)
+        if known[cell].keys() >= set(chosen):
+            line = tuple(known[cell][name] for name in chosen)
+            by_line.setdefault(line, set()).update(cell_colors)
     # The dashboard chooses the color of a line that has different ones in two figures.
     unique = {line: color for line, (color, *others) in by_line.items() if not others}
     fingerprints = {resolve_cell(cell, overrides).fingerprint for cell in colors}
     return DashboardLines(sorted(fingerprints), chosen, unique)
 
 
-def _dashboard_columns(cell: CellSpec, overrides: Sequence[str]) -> dict[str, Any]:
-    """Return a run's configuration as its dashboard has it: labels, then every setting."""
+def _dashboard_columns(cell: CellSpec, overrides: Sequence[str]) -> dict[str, str]:
+    """Return a run's configuration as its dashboard has it: labels, then every setting that has a
+    value."""
     given = resolve_cell(cell, overrides)
     config = asdict(given.config)
     record = {"config": config, "choices": {}, "seed": 0, "fingerprint": given.fingerprint}
-    labels = {name: value for name, value in run_labels(record).items() if name in LABELS}
-    settings = flatten({name: config[name] for name in ("lrd", "optim", "regularizer")})
-    return labels | {f"settings.{name}": value for name, value in settings.items()}
+    values = {name: value for name, value in run_labels(record).items() if name in LABELS}
+    settings = {name: config[name] for name in ("lrd", "optim", "regularizer")}
+    values |= flatten({"settings": settings})
+    texts = ((n, f"{v:g}" if isinstance(v, float) else str(v)) for n, v in values.items())
+    return {name: text for name, text in texts if text != "None"}
 
 
-def _distinguishing_columns(rows: Sequence[dict[str, Any]]) -> list[str]:
+def _distinguishing_columns(rows: Sequence[dict[str, str]]) -> list[str]:
     """Return the first columns, each of which distinguishes more lines than those before it."""
     chosen: list[str] = []
     count = 1
     for name in dict.fromkeys([*LABELS, *(name for row in rows for name in row)]):
         names = [*chosen, name]
-        found = len({tuple(_format_value(row.get(each)) for each in names) for row in rows})
+        found = len({tuple(map(row.get, names)) for row in rows})
         if found > count:
             chosen, count = names, found
     return chosen
-
-
-def _format_value(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _line_colors(group: GroupSpec) -> Iterator[tuple[CellSpec, str]]:

@@ -76,8 +76,7 @@ def draw_landscape(figure: FigureSpec, results: CellMap, overrides: Sequence[str
         outcomes = [count_outcomes(results[curve.cell]) for curve in every_epoch]
         for axis, often, curve, found in zip(axes, every_step, every_epoch, outcomes, strict=True):
             _draw_paths(axis, results[often.cell], results[curve.cell])
-            rate = results[curve.cell].identity["optim.lr"]
-            title = f"{curve.label}, learning rate {rate:g}"
+            title = f"{curve.label}, learning rate {_learning_rate(results[curve.cell]):g}"
             axis.set_title(title, fontsize=7.5, fontweight="bold")
             axis.set_xlabel("\n".join(["x", *(found.lines() if found else ())]), fontsize=6.5)
             empty = [one.cell for one in (often, curve) if not results[one.cell].n]
@@ -98,22 +97,18 @@ def draw_rates(figure: FigureSpec, results: CellMap, overrides: Sequence[str] = 
     with figure_style():
         sheet, axes = _make_axes(3, 2.7, 0.06)
         outcomes = {cell: count_outcomes(found) for cell, found in results.items()}
-        rates = {cell: float(found.identity["optim.lr"]) for cell, found in results.items()}
+        ticks = sorted({_learning_rate(found) for found in results.values()})
         panels = []
         for axis, (label, share) in zip(axes, SHARE_PANELS, strict=True):
             curves = []
             for group in figure.groups:
-                found = [outcomes[curve.cell] for curve in group.curves]
-                shares = {
-                    rates[curve.cell]: share(outcome) if outcome else None
-                    for curve, outcome in zip(group.curves, found, strict=True)
-                }
+                cells = {_learning_rate(results[c.cell]): outcomes[c.cell] for c in group.curves}
+                shares = {rate: found and share(found) for rate, found in cells.items()}
                 curves.append(_draw_share(axis, group.curves[0], shares))
             name = " ".join(label.removesuffix("(%)").split())
             shown = [curve for curve in curves if curve.x]
             panels.append(DrawnPanel(axis, name, shown, unit="%", digits=1))
             axis.set(xlabel="Adam's learning rate", ylabel=label, xscale="log")
-            ticks = sorted(set(rates.values()))
             axis.set_xticks(ticks, [f"{rate:g}" for rate in ticks])
             axis.minorticks_off()
             if not any(outcomes.values()):
@@ -121,6 +116,10 @@ def draw_rates(figure: FigureSpec, results: CellMap, overrides: Sequence[str] = 
         _add_legend(sheet, axes[0].get_legend_handles_labels()[0], 2)
         add_title(sheet, figure.title, overrides, BARS)
     return Drawing(sheet, panels, "learning rate")
+
+
+def _learning_rate(results: CellResults) -> float:
+    return float(results.identity["optim.lr"])
 
 
 def _draw_share(

@@ -11,13 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lrd.analysis.matching import CellResults, title_with_overrides
-from lrd.analysis.plotting.panel import (
-    draw_panel,
-    draw_paper_values,
-    needs_inset,
-    panel_curves,
-    set_limits,
-)
+from lrd.analysis.plotting.panel import draw_panel, draw_paper_values, needs_inset, set_limits
 from lrd.analysis.plotting.series import CellCurves, Drawing, DrawnPanel, cell_curves
 from lrd.analysis.plotting.style import (
     FIGURE_FORMATS,
@@ -80,9 +74,9 @@ def draw_curves(figure: FigureSpec, found: CellCurves, overrides: Sequence[str] 
         rows = _make_axes(sheet, figure, legends)
         for group, row in zip(figure.groups, rows, strict=True):
             for panel, axis in zip(figure.panels, row, strict=True):
-                draw_panel(axis, panel, group, found)
+                curves = draw_panel(axis, panel, group, found)
                 draw_paper_values(axis, panel, group, found, figure.across == "groups")
-                curves = [curve for curve in panel_curves(panel, group, found) if len(curve.x)]
+                curves = [curve for curve in curves if len(curve.x)]
                 digits = panel.digits if panel.unit == "%" else None
                 panels.append(
                     DrawnPanel(axis, panel.label, curves, group.label, panel.unit, digits)

@@ -1,49 +1,38 @@
 """Draw one panel of a figure: curves with their bands, the paper's values, limits and ticks."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
 
 from lrd.analysis.plotting.series import CellCurves, DrawnCurve, MeanCurve, published_curve
-from lrd.analysis.plotting.style import (
-    FINAL_STYLE,
-    GRAY,
-    PUBLISHED_STYLE,
-    TEXT_BOX,
-    curve_style,
-)
+from lrd.analysis.plotting.style import FINAL_STYLE, GRAY, PUBLISHED_STYLE, TEXT_BOX, curve_style
 from lrd.analysis.studies import CurveSpec, FigureSpec, GroupSpec, PanelSpec
 
 INSET = (0.46, 0.07, 0.52, 0.4)  # left, bottom, width and height, as shares of the panel
 
 
-def draw_panel(axis: Axes, panel: PanelSpec, group: GroupSpec, found: CellCurves) -> None:
-    """Draw the curves of a group, and what others published."""
+def draw_panel(
+    axis: Axes, panel: PanelSpec, group: GroupSpec, found: CellCurves
+) -> list[DrawnCurve]:
+    """Draw the curves of a group, and what others published; return their numbers."""
+    drawn = []
     for place, curve in enumerate(group.curves):
         if metrics := found[curve.cell]:
             _draw_curve(axis, metrics[panel.key], curve, place, len(group.curves))
+            drawn.append(_to_drawn(curve.label, metrics[panel.key], curve.paper.get(panel.key)))
             if last := metrics.get(panel.final):
                 style = curve_style(curve) | FINAL_STYLE
                 axis.errorbar(last.epochs, last.mean, last.half_width, capsize=2, zorder=4, **style)
+                drawn.append(_to_drawn(f"{curve.label}, {panel.final_label}", last))
+    if not drawn:
+        axis.text(0.5, 0.7, "no runs yet", transform=axis.transAxes, ha="center", color=GRAY)
     for published in group.published:
         line = published_curve(published, panel.key)
         axis.plot(line.epochs, line.mean, zorder=2.5, **PUBLISHED_STYLE)
-    if not any(found[curve.cell] for curve in group.curves):
-        axis.text(0.5, 0.7, "no runs yet", transform=axis.transAxes, ha="center", color=GRAY)
-
-
-def panel_curves(panel: PanelSpec, group: GroupSpec, found: CellCurves) -> Iterator[DrawnCurve]:
-    """Yield the numbers that ``draw_panel`` draws."""
-    for curve in group.curves:
-        if metrics := found[curve.cell]:
-            paper = curve.paper.get(panel.key)
-            yield _to_drawn(curve.label, metrics[panel.key], paper)
-            if final := metrics.get(panel.final):
-                yield _to_drawn(f"{curve.label}, {panel.final_label}", final)
-    for published in group.published:
-        yield _to_drawn(published.label, published_curve(published, panel.key))
+        drawn.append(_to_drawn(published.label, line))
+    return drawn
 
 
 def _to_drawn(label: str, line: MeanCurve, paper: float | None = None) -> DrawnCurve:

@@ -1,7 +1,7 @@
 """Build the page: from runs to one HTML file."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,13 +12,8 @@ from lrd.analysis.plotting.series import collect_figure
 from lrd.analysis.report.figures import build_plot
 from lrd.analysis.report.render import read_deviations, render
 from lrd.analysis.report.run_list import LIST_COLUMNS, NUMBER_COLUMNS, list_run_rows
-from lrd.analysis.report.sections import (
-    Section,
-    build_section,
-    summarize_runs,
-)
+from lrd.analysis.report.sections import Section, build_section, summarize_runs
 from lrd.analysis.report.tables import build_grid
-from lrd.analysis.resolve import resolve_cell
 from lrd.analysis.studies import FigureSpec, TableSpec, read_catalog
 from lrd.analysis.tables import table_parts
 from lrd.analysis.verdicts import Verdict, judge_claims
@@ -68,9 +63,8 @@ def build_page(
         The HTML, and a line for everything that cannot be shown.
 
     Raises:
-        ValueError: in one line, if no experiment accepts ``overrides``.
+        ValueError: in one line, if no table and no figure accepts ``overrides``.
     """
-    _check_overrides(overrides)
     full = _build_chapter(1.0, frames, overrides)
     if all(section.error for section in full.sections):
         raise ValueError(full.sections[0].error)
@@ -112,24 +106,13 @@ def with_scale(scale: float, overrides: Sequence[str]) -> list[str]:
     return [*overrides, *([f"scale={scale!r}"] if scale != 1 else [])]
 
 
-def _check_overrides(overrides: Sequence[str]) -> None:
-    """Raise ValueError if no experiment accepts the overrides."""
-    cells = {c.experiment: c for t in read_catalog().tables.values() for c in reversed(t.cells())}
-    problems = []
-    for cell in cells.values():
-        try:
-            resolve_cell(cell, overrides)
-            return
-        except ValueError as error:
-            problems.append(error)
-    raise problems[0]
-
-
 def _build_chapter(scale: float, frames: RunFrames, overrides: Sequence[str]) -> Chapter:
     catalog = read_catalog()
     given, suffix = with_scale(scale, overrides), scale_suffix(scale)
-    tables = [s for t in catalog.tables.values() for s in _tables(t, suffix, frames, given)]
-    figures = [_figure(figure, suffix, frames, given) for figure in catalog.figures.values()]
+    tables, figures = (
+        [section for spec in specs.values() for section in _sections(spec, suffix, frames, given)]
+        for specs in (catalog.tables, catalog.figures)
+    )
     verdicts, problems = [], []
     try:
         verdicts = judge_claims(frames, given)
@@ -140,34 +123,24 @@ def _build_chapter(scale: float, frames: RunFrames, overrides: Sequence[str]) ->
     return Chapter(scale, commands, verdicts, tables, figures, problems)
 
 
-def _tables(
-    table: TableSpec, suffix: str, frames: RunFrames, overrides: Sequence[str]
-) -> list[Section]:
-    """Return a table and what follows from it, such as the test at the rates that it chooses."""
-    key = table.name + suffix
+def _sections(
+    spec: TableSpec | FigureSpec, suffix: str, frames: RunFrames, overrides: Sequence[str]
+) -> Iterator[Section]:
+    """Yield a figure, or a table and what follows from it, such as the test at the rates that it
+    chooses; without what cannot be read, the section says why."""
+    key = spec.name + suffix
+    section = Section(spec.name, key, title_with_overrides(spec.title, overrides))
     try:
-        parts = table_parts(table, frames, overrides)
+        if isinstance(spec, TableSpec):
+            for number, part in enumerate(table_parts(spec, frames, overrides)):
+                anchor = f"{key}-{number}" if number else key
+                section = build_section(part.table, anchor, part.results, part.overrides)
+                content = build_grid(part.table, part.results) if section.n_filled else None
+                yield replace(section, content=content)
+        else:
+            results = collect_figure(spec, frames, overrides)
+            section = build_section(spec, key, results, overrides)
+            content = build_plot(draw_figure(spec, results), key) if section.n_filled else None
+            yield replace(section, content=content)
     except ValueError as error:
-        title = title_with_overrides(table.title, overrides)
-        return [Section(table.name, key, title, error=str(error))]
-    sections = []
-    for number, (part, results, settings) in enumerate(parts):
-        section = build_section(part, f"{key}-{number}" if number else key, results, settings)
-        content = build_grid(part, results) if section.n_filled else None
-        sections.append(replace(section, content=content))
-    return sections
-
-
-def _figure(
-    figure: FigureSpec, suffix: str, frames: RunFrames, overrides: Sequence[str]
-) -> Section:
-    key = figure.name + suffix
-    section = Section(figure.name, key, title_with_overrides(figure.title, overrides))
-    try:
-        results = collect_figure(figure, frames, overrides)
-        section = build_section(figure, key, results, overrides)
-        if not section.n_filled:
-            return section
-        return replace(section, content=build_plot(draw_figure(figure, results), key))
-    except ValueError as error:
-        return replace(section, error=str(error))
+        yield replace(section, error=str(error))

@@ -1,6 +1,6 @@
 """A figure of the page: its SVG, the values that a pointer shows, and the last points as text."""
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,27 +14,19 @@ SIGNIFICANT_DIGITS = 6  # of the values that the page holds
 
 
 @dataclass(frozen=True)
-class FinalValues:
-    """A curve's last point, as text for pages without a script and for screen readers."""
-
-    panel: str
-    curve: str
-    n: Any
-    epoch: int
-    mean: float
-    half_width: float | None
-    paper: float | None
-    digits: int
-
-
-@dataclass(frozen=True)
 class Plot:
-    """A drawn figure; ``values`` are those that the script of the page shows under a pointer."""
+    """A drawn figure.
+
+    Attributes:
+        values: those that the script of the page shows under a pointer.
+        panels: those whose last points the page has as text, for pages without a script and for
+            screen readers.
+    """
 
     svg: Markup
     caption: str
     values: dict[str, Any] | None
-    last: list[FinalValues]
+    panels: Sequence[DrawnPanel]
 
 
 def build_plot(drawing: Drawing, name: str) -> Plot:
@@ -60,8 +52,7 @@ def build_plot(drawing: Drawing, name: str) -> Plot:
         for panel in drawing.panels
     ]
     values = {"x": drawing.x, "axes": axes} if axes else None
-    panels = drawing.panels if drawing.x == "epoch" else ()
-    return Plot(svg, note, values, [last for panel in panels for last in _final_values(panel)])
+    return Plot(svg, note, values, drawing.panels if drawing.x == "epoch" else ())
 
 
 def _to_json(curve: DrawnCurve) -> dict[str, Any]:
@@ -85,13 +76,3 @@ def _positions(x: Any) -> list[Any]:
 def _shorten(values: Any) -> list[float | None]:
     """Round to the digits that the page holds; None for what is not finite."""
     return [float(f"{v:.{SIGNIFICANT_DIGITS}g}") if np.isfinite(v) else None for v in values]
-
-
-def _final_values(panel: DrawnPanel) -> Iterator[FinalValues]:
-    name = ", ".join(filter(None, (panel.group, panel.label)))
-    name += f" ({panel.unit})" if panel.unit else ""
-    for curve in panel.curves:
-        half = None if curve.half_width is None else float(curve.half_width[-1])
-        digits = 4 if panel.digits is None else panel.digits
-        epoch, mean = int(curve.x[-1]), float(curve.mean[-1])
-        yield FinalValues(name, curve.label, curve.n, epoch, mean, half, curve.paper, digits)

@@ -50,14 +50,6 @@ class AxisScale:
         share = (min(max(value, self.low), self.high) - self.low) / (self.high - self.low)
         return round(WIDTH * share, 1)
 
-    @property
-    def zero(self) -> float | None:
-        return self.position(0.0)
-
-    @property
-    def threshold_position(self) -> float | None:
-        return self.position(self.threshold)
-
 
 def fit_axis(
     means: Iterable[float | None], ends: Iterable[float | None], threshold: float | None = None

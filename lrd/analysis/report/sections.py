@@ -49,8 +49,7 @@ def _versions(record: Any) -> str:
 
 
 def _count(texts: Iterable[str]) -> Counts:
-    counts = Counter(text for text in texts if text)
-    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return Counter(sorted(filter(None, texts))).most_common()
 
 
 def text_of(value: Any) -> str:
@@ -130,21 +129,10 @@ class Section:
         return sum(results.n > 0 for _, results, _ in self.members)
 
     @property
-    def coverage(self) -> str:
-        if not self.n_filled:
-            return "none"
-        return "all" if self.n_filled == len(self.members) else "part"
-
-    @property
     def seeds(self) -> str:
         """The number of seeds of the configurations that have any."""
         counts = sorted({results.n for _, results, _ in self.members if results.n})
         return f"n = {counts[0]}" + (f" to {counts[-1]}" if len(counts) > 1 else "")
-
-    @property
-    def first(self) -> dict[str, Any]:
-        """The identity of the first configuration, without closed settings at their default."""
-        return self.members[0][1].identity if self.members else {}
 
 
 def build_section(
@@ -191,9 +179,10 @@ def table_labels(table: TableSpec) -> dict[CellSpec, str]:
     labels = {}
     for names, groups in table.rows:
         for column, group in zip(table.columns, groups, strict=True):
+            shared = set.intersection(*(set(cell.overrides) for cell in group))
             for cell in group:
-                own = [distinguish(cell, group)] if len(group) > 1 else []
-                labels[cell] = ", ".join([*names, column, *own])
+                own = " ".join(o for o in cell.overrides if o not in shared)
+                labels[cell] = ", ".join(filter(None, [*names, column, own]))
     return labels
 
 
@@ -204,9 +193,3 @@ def figure_labels(figure: FigureSpec) -> dict[CellSpec, str]:
         for group in figure.groups
         for curve in group.curves
     }
-
-
-def distinguish(cell: CellSpec, group: Sequence[CellSpec]) -> str:
-    """Return the overrides of a cell that the others of its group do not share."""
-    shared = set.intersection(*(set(other.overrides) for other in group))
-    return " ".join(override for override in cell.overrides if override not in shared)

@@ -104,8 +104,7 @@ def _compact(element: ElementTree.Element, names: Mapping[str, str]) -> None:
 
 
 def _two_decimals(number: re.Match[str]) -> str:
-    text = f"{float(number[0]):.2f}".rstrip("0").rstrip(".")
-    return "0" if text == "-0" else text
+    return f"{float(number[0]):z.2f}".rstrip("0").rstrip(".")
 
 
 def _relative_path(path: str) -> str:

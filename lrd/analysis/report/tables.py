@@ -10,7 +10,7 @@ from lrd.analysis.render import format_pairs
 from lrd.analysis.report.forest_plot import AxisScale, Estimate, fit_axis
 from lrd.analysis.statistics import SampleSize
 from lrd.analysis.studies import CellSpec, TableSpec
-from lrd.analysis.tables import LINES, table_pairs
+from lrd.analysis.tables import LINES, shown_lines, table_pairs
 
 MAX_ACROSS = 12  # columns, up to which the lines of a row are next to each other
 DIGITS = 2
@@ -23,16 +23,12 @@ class Grid:
     Attributes:
         across: whether the lines of a row are next to each other, in columns of their own.
         lines: the names of the lines of a row.
-        columns: their names, with their number of arms.
-        arms: the names of the arms, if a column has several.
         rows: labels, and the lines that have something to show, each with its name.
     """
 
+    table: TableSpec
     across: bool
     lines: Sequence[str]
-    heads: Sequence[str]
-    columns: Sequence[tuple[str, int]]
-    arms: Sequence[str]
     rows: Sequence[tuple[Sequence[str], Sequence[tuple[str, Sequence[str]]]]]
     contrasts: "Contrasts | None"
 
@@ -56,16 +52,10 @@ class Contrasts:
     pooled: Estimate | None
     scale: AxisScale
 
-    @property
-    def has_paper(self) -> bool:
-        """Whether the paper prints any of the differences."""
-        return any(row.paper is not None for row in self.rows)
-
 
 def build_grid(table: TableSpec, results: Mapping[CellSpec, CellResults]) -> Grid:
     """Return a table with the numbers of its runs above those that the paper prints."""
-    has_paper = any(cell.paper is not None for cell in results)
-    names = [name for name in LINES if has_paper or name != "paper"]
+    names = shown_lines(table)
     across = not table.arms and len(names) * len(table.columns) <= MAX_ACROSS
     rows = []
     for labels, groups in table.rows:
@@ -73,9 +63,7 @@ def build_grid(table: TableSpec, results: Mapping[CellSpec, CellResults]) -> Gri
         lines = [(name, [LINES[name](each) for each in found]) for name in names]
         kept = [(name, texts) for name, texts in lines if across or any(texts) or name == "ours"]
         rows.append((labels, kept))
-    columns = [(column, len(table.arms) or 1) for column in table.columns]
-    arms = [*table.arms] * len(columns)
-    return Grid(across, names, table.heads, columns, arms, rows, build_contrasts(table, results))
+    return Grid(table, across, names, rows, build_contrasts(table, results))
 
 
 def build_contrasts(table: TableSpec, results: Mapping[CellSpec, CellResults]) -> Contrasts | None:

@@ -557,4 +557,4 @@ def test_an_axis_holds_all_means_and_cuts_intervals_that_are_far_wider():
     assert None not in marks and marks == sorted(m for m in marks if m is not None)
     assert made.position(-30.0) == 0.0 or made.position(40.0) == WIDTH
     assert made.position(None) is made.position(math.inf) is None
-    assert fit_axis([], []).zero == WIDTH / 2
+    assert fit_axis([], []).position(0) == WIDTH / 2
