@@ -202,7 +202,7 @@ def test_differences_are_paired_by_seed(tmp_path: Path, capsys, monkeypatch: pyt
     """LRD less base by hand: 1, 2, 3 at seeds 0 to 2; seed 3 has no pair."""
     whole = TABLES["lr_control"]
     adam = tuple(row for row in whole.rows if row.labels == ("Adam",))
-    monkeypatch.setitem(TABLES, "lr_control", replace(whole, rows=adam))
+    monkeypatch.setitem(read_catalog().tables, "lr_control", replace(whole, rows=adam))
     for seed, (base, half, lrd) in enumerate([(90, 92, 91), (91, 92, 93), (92, 92, 95)]):
         for arm, value in (("base", base), ("base_half", half), ("lrd", lrd)):
             asked = ("+experiment=lr_control", "optim=adam", f"+arm={arm}")
@@ -297,7 +297,7 @@ def adam(monkeypatch: pytest.MonkeyPatch) -> TableSpec:
     """The two rows of Adam alone."""
     grid = TABLES["lr_tuned"]
     grid = replace(grid, rows=tuple(row for row in grid.rows if row.labels[0] == "Adam"))
-    monkeypatch.setitem(TABLES, "lr_tuned", grid)
+    monkeypatch.setitem(read_catalog().tables, "lr_tuned", grid)
     return grid
 
 
