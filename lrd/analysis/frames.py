@@ -170,7 +170,7 @@ def _row(run: Run) -> dict[str, Any]:
         "fingerprint": record.get("fingerprint") or run.folder.parts[-2],
         "folder": str(run.folder),
     }
-    return {**run_settings(run), **own}
+    return {**own, **run_settings(run), **own}  # own columns first, and they win
 
 
 def run_settings(run: Run) -> dict[str, Any]:
