@@ -15,10 +15,10 @@ from lrd.analysis.report.forest_plot import rule_estimates
 from lrd.analysis.report.sections import pluralize
 
 HERE = Path(__file__).parent
-README = Path(__file__).parents[3] / "README.md"
+DEVIATIONS = Path(__file__).parents[3] / "docs" / "deviations.md"
 HEADING = "Deviations from the paper"
 STATUSES = ("confirmed", "contradicted", "not confirmed", "not enough data")
-_SECTION = re.compile(rf"^## ({HEADING}[^\n]*)\n(.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL)
+_SECTION = re.compile(rf"^#+ ({HEADING}[^\n]*)\n(.*?)(?=^#+ |\Z)", re.MULTILINE | re.DOTALL)
 _CODE = re.compile(r"`([^`]+)`")
 _LINK = re.compile(r"\[([^\]]+)\]\((https?://[^)\s]+)\)")
 
@@ -67,15 +67,15 @@ def to_title(name: str) -> str:
     return f"{kind.capitalize()} {number}" + (f" ({rest.replace('_', ' ')})" if rest else "")
 
 
-def read_deviations(readme: Path = README) -> tuple[str, list[Markup]]:
-    """Return the README's list of deviations from the paper: its heading and its entries.
+def read_deviations(page: Path = DEVIATIONS) -> tuple[str, list[Markup]]:
+    """Return the list of deviations from the paper in docs/: its heading and its entries.
 
     Raises:
-        ValueError: if the README has no such section.
+        ValueError: if the page has no such section.
     """
-    section = _SECTION.search(readme.read_text())
+    section = _SECTION.search(page.read_text())
     if section is None:
-        raise ValueError(f"{readme} must have a section '## {HEADING}'")
+        raise ValueError(f"{page} must have a section '# {HEADING}'")
     items = re.split(r"^- ", section[2], flags=re.MULTILINE)[1:]
     return section[1], [_to_html(" ".join(item.split())) for item in items]
 
