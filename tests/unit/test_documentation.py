@@ -1,0 +1,32 @@
+"""What README and docs name exists: imports of their code blocks, files, and links."""
+
+import ast
+import re
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_imports_of_code_blocks_exist(page: Path):
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom):
+                module = import_module(node.module or "")
+                assert all(hasattr(module, alias.name) for alias in node.names), node.module
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_named_files_and_links_exist(page: Path):
+    text = page.read_text()
+    named = re.findall(
+        r"\b((?:lrd|tasks|scripts|tests|configs|docs)/[\w/]+\.(?:py|yaml|md))\b", text
+    )
+    assert [name for name in named if not (ROOT / name).exists()] == []
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", text)
+    found = [link for link in links if not (page.parent / link).exists()]
+    assert found == []
