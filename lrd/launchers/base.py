@@ -70,7 +70,11 @@ class SweepJob:
     text: str
     config: Config
     choices: dict[str, str]
-    run: Run
+    store: RunStore
+
+    @property
+    def run(self) -> Run:
+        return self.store.run
 
 
 def group_choices(choices: Mapping[Any, Any]) -> dict[str, str]:
@@ -113,7 +117,7 @@ class SweepLauncher(Launcher):
         scores: dict[Path, float | None] = {}
         missing: dict[Path, SweepJob] = {}  # jobs of the same run are one
         for job in filter(None, jobs):
-            if job.run.status == "finished" and not job.config.run.force:
+            if job.store.is_finished:
                 scores[job.run.folder] = job.run.final
             else:
                 missing.setdefault(job.run.folder, job)
@@ -139,7 +143,7 @@ class SweepLauncher(Launcher):
                 del cfg["hydra"]
             try:
                 config = to_config(cfg)
-                jobs.append(SweepJob(tuple(overrides), text, config, choices, RunStore(config).run))
+                jobs.append(SweepJob(tuple(overrides), text, config, choices, RunStore(config)))
             except ValueError as error:
                 jobs.append(None)
                 invalid.append(Failure(text, str(error), 2))
