@@ -20,3 +20,7 @@ def __getattr__(name: str) -> Any:
 
         return LRDropout
     raise AttributeError(f"module 'lrd' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

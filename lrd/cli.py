@@ -14,14 +14,24 @@ import traceback
 from contextlib import nullcontext, redirect_stdout
 from typing import Any
 
-import hydra
+try:
+    import hydra
+except ModuleNotFoundError as error:
+    print(f"error: {error.name} is missing: pip install -e '.[experiments]'", file=sys.stderr)
+    raise SystemExit(2) from error
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from lrd.config.compose import CONFIGS, OmegaConfBaseException, format_error, to_config
+from lrd.config.compose import (
+    CONFIGS,
+    OmegaConfBaseException,
+    format_error,
+    require_checkout,
+    to_config,
+)
 from lrd.config.schema import Config
 from lrd.launchers.base import CLUSTERS, Failure, group_choices, missing_plugin_message
 from lrd.runs.labels import is_lrd_enabled
@@ -148,6 +158,11 @@ def _print_result(run: Run, sweep: bool) -> None:
 
 def main() -> int:
     """Run the command in ``sys.argv`` and return the exit status."""
+    try:
+        require_checkout()
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors, which become one line here
     is_rank_zero = os.environ.get("RANK", "0") == "0"
     with (

@@ -13,6 +13,8 @@ step    one optimizer step, alone and with backward; memory; seconds to compile
 loop    images/s of training, against a plain PyTorch loop
 data    images/s of the batches alone, and of photos with masks
 growth  how a step's cost grows with parameters, tensors, p and batch size
+hours   how long the paper's experiments take, from a few steps of each
+startup CPU time of `import lrd` and of every command's --help
 """
 
 import argparse
@@ -20,20 +22,16 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler reports a missing GPU otherwise
-import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from scripts.benchmarks import data_loading, optimizer_step, report, scaling, training_loop
-from scripts.benchmarks.measure import Options
-
-SECTIONS = {
-    "step": optimizer_step.measure_steps,
-    "loop": training_loop.measure_training,
-    "data": data_loading.measure_loading,
-    "growth": scaling.measure_scaling,
+SECTIONS = {  # functions of scripts.benchmarks, imported after the arguments are checked
+    "step": "optimizer_step.measure_steps",
+    "loop": "training_loop.measure_training",
+    "data": "data_loading.measure_loading",
+    "growth": "scaling.measure_scaling",
+    "hours": "duration.measure_hours",
+    "startup": "startup.measure_startup",
 }
 
 
@@ -60,6 +58,13 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     args = parse(arguments)
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler reports a missing GPU else
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    import torch
+
+    from scripts.benchmarks import report
+    from scripts.benchmarks.measure import Options
+
     try:
         if args.device == "cuda" and not torch.cuda.is_available():
             raise ValueError("--device must be cpu where torch finds no GPU, got cuda")
@@ -77,9 +82,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     facts = report.environment_facts(options, arguments)
     print(report.headline(facts), end="\n\n")
     sections = SECTIONS if args.section == "all" else [args.section]
-    written = report.run_sections(
-        {name: SECTIONS[name] for name in sections}, options, facts, args.out
-    )
+    measures = {}
+    for name in sections:
+        module, function = SECTIONS[name].split(".")
+        measures[name] = getattr(import_module(f"scripts.benchmarks.{module}"), function)
+    written = report.run_sections(measures, options, facts, args.out)
     print("written:", *written)
     return 0
 

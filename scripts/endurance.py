@@ -15,9 +15,6 @@ import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from scripts.benchmarks.endurance import kill_and_compare, sweep_with_writers
-
 
 def main() -> int:
     kind = argparse.RawDescriptionHelpFormatter
@@ -28,6 +25,9 @@ def main() -> int:
     parser.add_argument("--every-optimizer", action="store_true", help="each with and without LRD")
     parser.add_argument("--writers", type=int, help="sweep with this many processes instead")
     args = parser.parse_intermixed_args()
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from scripts.benchmarks.endurance import kill_and_compare, sweep_with_writers
+
     if args.writers:
         return sweep_with_writers(args.writers, args.overrides)
     return kill_and_compare(args.kills, args.overrides, args.seed, args.every_optimizer)

@@ -8,17 +8,20 @@ what is missing. Prints what a user would see and the differing bytes (0); the e
 any differ. Everything is in a temporary directory.
 """
 
+import argparse
 import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from scripts.benchmarks.endurance import ROOT, disturb_slurm_sweep
-
 
 def main() -> int:
+    kind = argparse.RawDescriptionHelpFormatter
+    argparse.ArgumentParser(description=__doc__, formatter_class=kind).parse_args()
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from scripts.benchmarks.endurance import ROOT, disturb_slurm_sweep
+
     script = str(ROOT / "scripts" / "slurm_local.sh")
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)

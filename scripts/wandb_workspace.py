@@ -12,7 +12,6 @@ workspace has one set of runs: name one figure to see only its runs. Every call 
 import os
 import sys
 from collections.abc import Sequence
-from importlib.util import find_spec
 
 from lrd.analysis.command_line import build_parser, run_command
 
@@ -31,8 +30,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         known = dashboards.learning_curves()
         if unknown := [name for name in names if name not in known]:
             raise ValueError(f"figure must be one of {', '.join(known)}, got {unknown[0]}")
-        if find_spec("wandb_workspaces") is None:
-            raise ValueError("needs the package: pip install -e '.[wandb-workspaces]'")
         figures = {name: known[name] for name in names or known}
         lines = dashboards.dashboard_lines(figures.values(), overrides)
         settings.entity = settings.entity or os.environ.get("WANDB_ENTITY")

@@ -15,7 +15,23 @@ notebook::
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lrd.analysis.comparison import compare as compare
+    from lrd.analysis.comparison import level_table as level_table
+    from lrd.analysis.comparison import pair_arms as pair_arms
+    from lrd.analysis.comparison import score_table as score_table
+    from lrd.analysis.frames import RunFrames as RunFrames
+    from lrd.analysis.frames import load_curves as load_curves
+    from lrd.analysis.frames import load_runs as load_runs
+    from lrd.analysis.matching import collect_results as collect_results
+    from lrd.analysis.planning import plan_experiment as plan_experiment
+    from lrd.analysis.studies import read_catalog as read_catalog
+    from lrd.analysis.studies import read_study as read_study
+    from lrd.analysis.tables import cells_frame as cells_frame
+    from lrd.analysis.tables import table_parts as table_parts
+    from lrd.analysis.verdicts import judge_claims as judge_claims
 
 _MODULES = {
     "RunFrames": "frames",
@@ -33,7 +49,22 @@ _MODULES = {
     "judge_claims": "verdicts",
     "plan_experiment": "planning",
 }
-__all__ = list(_MODULES)  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = [
+    "RunFrames",
+    "cells_frame",
+    "collect_results",
+    "compare",
+    "judge_claims",
+    "level_table",
+    "load_curves",
+    "load_runs",
+    "pair_arms",
+    "plan_experiment",
+    "read_catalog",
+    "read_study",
+    "score_table",
+    "table_parts",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -41,3 +72,7 @@ def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__} has no attribute {name}")
     return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -30,12 +30,17 @@ def build_parser(
 
 
 def run_command(body: Callable[[], int | None]) -> int:
-    """Run the body of a command; a ValueError becomes one line on stderr and exit status 2."""
+    """Run the body of a command; a ValueError or a package that is not installed becomes one line
+    on stderr and exit status 2."""
     try:
         return body() or 0
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+    except ModuleNotFoundError as error:
+        if (error.name or "lrd").partition(".")[0] in ("lrd", "tasks", "scripts"):
+            raise
+        print(f"error: {error.name} is missing: pip install -e '.[experiments]'", file=sys.stderr)
+    return 2
 
 
 def print_missing(results: "Sequence[CellResults]", commands: Sequence[str], what: str) -> None:

@@ -19,7 +19,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from lrd.analysis.studies import CellSpec
-from lrd.config.compose import CONFIGS, compose, format_error, to_config
+from lrd.config.compose import (
+    CONFIGS,
+    compose,
+    format_error,
+    require_checkout,
+    to_config,
+)
 from lrd.config.fingerprint import fingerprint, identity
 from lrd.config.schema import Config
 
@@ -112,6 +118,7 @@ def expand_sweep(experiment: str, overrides: Sequence[str] = ()) -> list[tuple[s
 def _configs() -> Iterator[OverridesParser]:
     """Open the configurations for Hydra, with a parser of its grammar; an error becomes a
     ValueError in one line."""
+    require_checkout()
     try:
         with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
             yield OverridesParser.create(GlobalHydra.instance().config_loader())

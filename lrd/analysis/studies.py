@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from lrd.config.compose import CONFIGS
+from lrd.config.compose import CONFIGS, require_checkout
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -232,6 +232,7 @@ def _named(what: str, known: Mapping[str, Spec], name: str) -> Spec:
 @cache
 def read_catalog() -> Catalog:
     """Read all studies of ``configs/study``."""
+    require_checkout()
     found = [read_study(path) for path in sorted(STUDIES.glob("*.yaml"))]
     return Catalog(
         {name: table for study in found for name, table in study.tables.items()},

@@ -17,6 +17,15 @@ from lrd.config.schema import Config
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 
+def require_checkout() -> None:
+    """Raises ValueError, in one line, where the package stands alone, as the wheel installs it."""
+    if not CONFIGS.is_dir():
+        raise ValueError(
+            f"experiments need a checkout of the repository, got the package alone in "
+            f"{CONFIGS.parent}: clone it and run pip install -e '.[experiments]' there"
+        )
+
+
 def to_config(cfg: DictConfig) -> Config:
     """Check and resolve a composed configuration.
 
@@ -58,6 +67,7 @@ def compose(overrides: Sequence[str]) -> DictConfig:
     Raises:
         ValueError: Hydra cannot compose it, in one line.
     """
+    require_checkout()
     try:
         with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
             return hydra.compose("config", overrides=list(overrides))

@@ -32,15 +32,18 @@ IMAGE_SETS = {
     "cifar10": ImageSet(images.CIFAR10, datasets.CIFAR10, (50_000, 10_000), "cifar-10-batches-py"),
     "cifar100": ImageSet(images.CIFAR100, datasets.CIFAR100, (50_000, 10_000), "cifar-100-python"),
 }
+VOC_FOLDERS = {
+    "voc_seg": "VOCdevkit/VOC2012/SegmentationClass",
+    "voc_det": "VOCdevkit/VOC2007/Annotations",
+}
 _FILL = (MEAN_PIXEL[0], MEAN_PIXEL[1], MEAN_PIXEL[2])
 _BILINEAR, _NEAREST = Image.Resampling.BILINEAR, Image.Resampling.NEAREST
 ImagePair = tuple[Image.Image, Image.Image]
 
 
 def is_on_disk(name: str, root: str) -> bool:
-    """Return whether ``root`` has the images of ``voc_seg`` or of one of :data:`IMAGE_SETS`."""
-    voc = "VOCdevkit/VOC2012/SegmentationClass"
-    folder = voc if name == "voc_seg" else IMAGE_SETS[name].folder
+    """Return whether ``root`` has images of a task on VOC or of one of :data:`IMAGE_SETS`."""
+    folder = VOC_FOLDERS.get(name) or IMAGE_SETS[name].folder
     return (Path(root).expanduser() / folder).is_dir()
 
 

@@ -189,10 +189,19 @@ def _cells(line: Measurement, baseline: str) -> list[str]:
 
 
 def environment_facts(options: Options, arguments: Sequence[str]) -> dict[str, Any]:
-    """Return the hardware, versions and command that the numbers were measured with."""
+    """Return the hardware, versions and command that the numbers were measured with.
+
+    The command lacks ``--data`` and ``--out``: folders of this machine change no number.
+    """
+    folders = ("--data", "--out")
+    kept = [
+        text
+        for before, text in zip(["", *arguments], arguments, strict=False)
+        if before not in folders and text.partition("=")[0] not in folders
+    ]
     gpu = options.device.type == "cuda"
     return {
-        "command": " ".join(["python scripts/bench.py", *arguments]),
+        "command": " ".join(["python scripts/bench.py", *kept]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": environment.checkout_commit(),
         "hardware": {

@@ -136,12 +136,14 @@ class _LatestEpoch(Logger):
         self.metrics = metrics
 
 
-def lrd_loop(workload: Workload, overrides: Sequence[str]) -> LoopTurn:
+def lrd_loop(workload: Workload, overrides: Sequence[str] = (), evaluates: bool = True) -> LoopTurn:
     """Return a function that trains and evaluates for an epoch, or ``steps``, as run.py does."""
     config, latest = workload.config(overrides), _LatestEpoch()
     parts = builder.build(config)
     trainer, implementation = builder.build_trainer(config, parts)
     trainer.loggers = [latest]
+    if not evaluates:
+        trainer.evaluate = lambda last=False: {}
     record = {
         "precision": parts.precision,
         "matmul": parts.matmul,

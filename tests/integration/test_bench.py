@@ -13,6 +13,7 @@ import torch
 from lrd.optim import kernels
 from scripts import bench
 from scripts.benchmarks import optimizers as opt
+from scripts.benchmarks import startup
 from scripts.benchmarks.data_loading import photos_table, photos_workload, pil_batches, task_batches
 from scripts.benchmarks.measure import ChildProcess, Options
 
@@ -117,7 +118,29 @@ def test_a_section_gives_tables_numbers_and_a_chart(
     )
     assert charts and all(is_png(tmp_path / name) for name in charts)
     assert f"written: {tmp_path / 'bench.json'} {tmp_path / charts[0]}" in text
-    assert out["facts"]["command"].startswith(f"python scripts/bench.py {section} --rounds 3")
+    assert out["facts"]["command"] == f"python scripts/bench.py {section} --rounds 3 --quick"
+
+
+def test_startup_measures_every_command(monkeypatch: pytest.MonkeyPatch):
+    called: list[list[str]] = []
+
+    def record(arguments: list[str]) -> float:
+        called.append(arguments)
+        return float(len(called))
+
+    monkeypatch.setattr(startup, "_cpu_seconds", record)
+    (table,) = startup.measure_startup(Options(rounds=2))
+    commands = {path.name for path in (startup.ROOT / "scripts").glob("*.py")} - {"__init__.py"}
+    measured = {line.label.removesuffix(" --help") for line in table.lines}
+    assert measured == {"import lrd", "run.py", *commands}
+    assert len(called) == 3 * len(table.lines)  # the first turn does not count
+    assert table.lines[0].samples == [len(table.lines) + 1, 2 * len(table.lines) + 1]
+    assert {str(line.target) for line in table.lines} == {"<= 0.5", "None"}
+
+
+def test_cpu_time_is_the_child_processes():
+    busy = "import time\nwhile time.process_time() < 0.3: pass"
+    assert startup._cpu_seconds(["-c", busy]) >= 0.3
 
 
 @pytest.mark.slow

@@ -233,5 +233,5 @@ def test_mistakes_of_a_workspace_are_one_line(
     assert "curves must be different configurations" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
     assert wandb_workspace.main(["figure9", "--print"]) == 2
-    text = "error: needs the package: pip install -e '.[wandb-workspaces]'\n"
+    text = "error: wandb_workspaces is missing: pip install -e '.[experiments]'\n"
     assert capsys.readouterr().err == text

@@ -1,0 +1,41 @@
+"""Section ``startup``: CPU time until a command answers."""
+
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from scripts.benchmarks.measure import Options
+from scripts.benchmarks.report import BenchmarkTable, Bound, Measurement
+
+ROOT = Path(__file__).resolve().parents[2]
+READING = ("table", "figure", "compare", "plan", "verdicts", "report", "runs", "wandb_workspace")
+OTHERS = ("bench", "endurance", "slurm_endurance")
+
+
+def measure_startup(options: Options) -> Iterator[BenchmarkTable]:
+    """Yield the table of user and system seconds of ``import lrd`` and of every ``--help``."""
+    commands = {"import lrd": ["-c", "import lrd"], "run.py --help": ["run.py", "--help"]}
+    for name in READING + OTHERS:
+        commands[f"{name}.py --help"] = [f"scripts/{name}.py", "--help"]
+    samples: dict[str, list[float]] = {label: [] for label in commands}
+    for turn in range(options.rounds_or(5) + 1):
+        for label, arguments in commands.items():
+            seconds = _cpu_seconds(arguments)
+            if turn:  # the first turn reads the files from disk and compiles them
+                samples[label].append(seconds)
+    targets = {f"{name}.py --help": Bound("<=", 0.5, "value") for name in READING}
+    lines = [
+        Measurement(label, "s", seconds, target=targets.get(label))
+        for label, seconds in samples.items()
+    ]
+    yield BenchmarkTable("startup", "CPU time (user and system) of a new process", "", lines)
+
+
+def _cpu_seconds(arguments: list[str]) -> float:
+    """Return the CPU time of ``python ARGUMENTS``."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime

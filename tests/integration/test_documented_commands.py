@@ -1,0 +1,230 @@
+"""Every command in README and docs: it runs two steps, or is named here and composes."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from lrd import cli as command_line
+from lrd.analysis import resolve, studies
+from lrd.analysis.resolve import expand_sweep
+from lrd.config import compose as composition
+from lrd.config.compose import compose, to_config
+from lrd.config.schema import Config
+
+ROOT = Path(__file__).parents[2]
+PAGES = [
+    *(ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "results" / "README.md"),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
+# These only compose: what they need is the heading.
+COMPOSED = {
+    "full data, and more than two cores": [
+        "python run.py task=cifar10 optim=adam lrd.p=0.5",
+        "python run.py task=cifar10 model=densenet121 dataset=cifar100",
+        "python run.py task=voc_seg optim=adam",
+        "python run.py task=voc_seg optim=adam lrd.p=0.5",
+        "python run.py task=voc_det optim=adam lrd.p=0.5",
+        "python run.py task=voc_seg model=pspnet18 dataset.sbd=false dataset.partial=true "
+        "dataset.resolution=0.5 dataset.crop=97",
+        "python run.py task=voc_det model=ssdlite320_mobilenet dataset.voc12=false "
+        "dataset.partial=true train.batch_size=16",
+    ],
+    "several GPUs, and full data": [
+        "torchrun --nproc_per_node=4 run.py task=cifar10 model=resnet34",
+    ],
+    "SLURM": [
+        "python run.py -m +experiment=table2 +cluster=slurm cluster.partition=gpu "
+        "cluster.gpus_per_node=1",
+    ],
+}
+# These neither run nor compose here; the value says what covers them.
+ELSEWHERE = {
+    "wandb sync runs/wandb runs/*/*/seed*/wandb": "tests/unit/loggers/test_wandb.py",
+    "python scripts/slurm_endurance.py": "pytest -m slurm",
+}
+TOOLS = ("ruff", "codespell", "pyright", "pytest", "pre-commit", "LRD_DATA", "LRD_VOC_LISTS")
+SHORT = ["train.max_steps=2", "eval.pictures_every=0"]
+
+
+def commands_of(page: Path) -> list[str]:
+    """The commands in the sh blocks of a page, without comments."""
+    lines = [
+        shlex.join(shlex.split(part, comments=True))
+        for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL)
+        for line in block.replace("\\\n", " ").splitlines()
+        for part in line.split(" && ")
+    ]
+    return [line for line in lines if line]
+
+
+def plain(command: str) -> str:
+    return command.replace("'", "")
+
+
+COMMANDS = [
+    pytest.param(page, command, id=f"{page.parent.name}/{page.stem}: {plain(command)}")
+    for page in PAGES
+    for command in dict.fromkeys(commands_of(page))
+    if page.name != "extending.md"
+]
+NAMED = {command: need for need, commands in COMPOSED.items() for command in commands}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A folder for each page, where its commands run in turn; it has the published results."""
+    made: dict[str, Path] = {}
+
+    def folder(page: str) -> Path:
+        if page not in made:
+            made[page] = tmp_path_factory.mktemp("page")
+            (made[page] / "results").symlink_to(ROOT / "results")
+            (made[page] / "docs" / "images").mkdir(parents=True)
+        return made[page]
+
+    return folder
+
+
+def jobs_of(arguments: list[str]) -> list[list[str]]:
+    """The overrides of every job of ``run.py ARGUMENTS``."""
+    if "-m" not in arguments:
+        return [arguments]
+    overrides = [argument for argument in arguments if argument != "-m"]
+    named = [a.partition("=")[2] for a in overrides if a.startswith("+experiment=")]
+    if named:
+        rest = [a for a in overrides if not a.startswith(("+experiment=", "hydra."))]
+        return [list(job) for job in expand_sweep(named[0], rest)]
+    (batch,) = BasicSweeper.split_arguments(
+        OverridesParser.create().parse_overrides(overrides), None
+    )
+    return batch
+
+
+def composed(arguments: list[str]) -> list[Config]:
+    return [to_config(compose(job)) for job in jobs_of(arguments)]
+
+
+def run(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
+    return command_line.main()
+
+
+@pytest.mark.parametrize(("page", "command"), COMMANDS)
+def test_a_documented_command_works(
+    page: Path,
+    command: str,
+    folders: Callable[[str], Path],
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    program, *arguments = shlex.split(command)
+    monkeypatch.chdir(folders(page.name))
+    if command in NAMED:
+        names = [a for a in arguments[arguments.index("run.py") + 1 :]]
+        assert composed(names)
+    elif command in ELSEWHERE or program in TOOLS:
+        pass  # its own tests, or the gate
+    elif program == "pip":
+        check_pip(arguments)
+    elif program == "torchrun":
+        torchrun = [sys.executable, "-m", "torch.distributed.run", *arguments, *SHORT]
+        torchrun[torchrun.index("run.py")] = str(ROOT / "run.py")
+        subprocess.run(torchrun, check=True)
+    elif arguments[0] == "run.py":
+        check_run(arguments[1:], request, monkeypatch)
+    else:
+        assert program == "python" and arguments[0].startswith("scripts/"), command
+        module = import_module(arguments[0].removesuffix(".py").replace("/", "."))
+        monkeypatch.setattr(sys, "argv", arguments)
+        assert module.main(arguments[1:]) == 0
+
+
+def check_pip(arguments: list[str]) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for extra in re.findall(r"\[([\w,]+)\]", " ".join(arguments)):
+        assert set(extra.split(",")) <= project["optional-dependencies"].keys()
+    assert arguments[0] == "install" and any(a.startswith(".") for a in arguments)
+
+
+def check_run(
+    arguments: list[str], request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "--help" in arguments:
+        with pytest.raises(SystemExit, match="0"):
+            run(arguments, monkeypatch)
+        return
+    short = [a for a in arguments if not a.startswith("run.dir=results")] + SHORT
+    (config, *_) = composed(short)
+    if config.dataset["name"] in ("mnist", "cifar10"):
+        short.append(f"data.root={request.getfixturevalue('real_data')}")
+    if "-m" in short and not any(a.startswith("seed=") for a in short):
+        short.append("seed=0")
+    if config.wandb.mode != "disabled":
+        monkeypatch.setenv("WANDB_SILENT", "true")
+    assert run(short, monkeypatch) == 0
+
+
+def test_every_named_command_is_documented():
+    documented = {command for page in PAGES for command in commands_of(page)}
+    assert {*NAMED, *ELSEWHERE} - documented == set()
+
+
+def test_every_python_block_runs(tmp_path: Path):
+    """A page's blocks run in one namespace; README's five lines need a model."""
+    for page in PAGES:
+        blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+        if page.name == "extending.md" or not blocks:
+            continue
+        if page.name == "README.md":
+            model = "import torch\nmodel = torch.nn.Linear(2, 2)\n"
+            blocks.insert(0, model)
+        code = "\n".join(blocks).replace('("runs")', f"({str(ROOT / 'results')!r})")
+        script = tmp_path / f"{page.stem}.py"
+        script.write_text(code)
+        done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
+        assert done.returncode == 0, f"{page.name}: {done.stderr}"
+
+
+def test_the_examples_of_extending_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The page's files are written as it says; then its commands run in their order."""
+    text = (ROOT / "docs" / "extending.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "my_parts.py").write_text("\n".join(blocks))
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    files = dict(re.findall(r"^\| `([\w/]+\.yaml)` \| `(.+?)`", text, re.MULTILINE))
+    contents = {f"my_configs/{name}": content for name, content in files.items()}
+    for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL):
+        (name,) = re.findall(r"^# (\S+\.yaml)$", block, re.MULTILINE)
+        contents[name] = block
+    assert len(contents) == len(files) + 3
+    for name, content in contents.items():
+        yaml.safe_load(content)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for module in (composition, command_line, resolve):
+        monkeypatch.setattr(module, "CONFIGS", tmp_path / "configs")
+    monkeypatch.setattr(studies, "STUDIES", tmp_path / "configs" / "study")
+    studies.read_catalog.cache_clear()
+    try:
+        for command in commands_of(ROOT / "docs" / "extending.md"):
+            _, script, *arguments = shlex.split(command)
+            if script == "run.py":
+                assert run([*arguments, "train.epochs=1"], monkeypatch) == 0, command
+            else:
+                module = import_module(script.removesuffix(".py").replace("/", "."))
+                assert module.main([*arguments, "train.epochs=1"]) == 0, command
+    finally:
+        studies.read_catalog.cache_clear()
