@@ -15,7 +15,7 @@ EXPERIMENTS = {
     "table1_cifar10": ("cifar10", "resnet34", 50_000),
     "table1_cifar100": ("cifar100", "densenet121", 50_000),
     "figure8": ("voc_seg", "pspnet50", 10_582),
-    "figure9": ("voc_det", "ssd300", 16_551),
+    "figure9": ("voc_det", "ssd300_vgg16", 16_551),
 }
 _STEPS = 3  # of a turn
 _BATCH, _CPU_BATCH = {"voc_seg": 16, "voc_det": 32}, {"voc_seg": 4, "voc_det": 8}  # less memory
@@ -24,14 +24,13 @@ _log = logging.getLogger(__name__)
 
 def measure_hours(options: Options) -> Iterator[BenchmarkTable]:
     """Yield a table with a line for each experiment whose data are on disk."""
-    lines = []
-    for name, (data, model, images) in EXPERIMENTS.items():
-        workload = _workload(options, data, model)
-        if workload is None:
-            continue
+    lines, workloads = [], {}
+    for name, (data, model, _) in EXPERIMENTS.items():
+        if workload := _workload(options, data, model):
+            workloads[name] = workload, workload.config([f"+experiment={name}"]).train.epochs
+    for name, (workload, epochs) in workloads.items():
         _log.info("hours: %s", name)
-        jobs = expand_sweep(name)
-        epochs = workload.config([f"+experiment={name}"]).train.epochs
+        jobs, images = expand_sweep(name), EXPERIMENTS[name][-1]
         with ChildProcess(lrd_loop, workload, ["optim=adam", "lrd.p=0.5"], False) as child:
             child.turn(WARMUP_STEPS)
             turns = [child.turn(_STEPS) for _ in range(options.rounds_or(3))]
