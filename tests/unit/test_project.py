@@ -147,3 +147,38 @@ def test_readme_prints_the_runs_and_hours_of_every_experiment():
         else:
             expected = hours.get(name, per_run * int(runs))
             assert printed == f"{float(f'{expected:.2g}'):,.{1 if expected < 10 else 0}f}"
+
+
+def bench(file: str) -> list[dict[str, Any]]:
+    return json.loads((RESULTS / "benchmarks" / file).read_text())["tables"]
+
+
+def ratio(table: dict[str, Any], label: str) -> str:
+    found = [line for line in table["lines"] if line["label"] == label and line["ratios"]]
+    return f"{np.median(found[0]['ratios']):.2f}" if found else ""
+
+
+def test_the_page_of_benchmarks_prints_the_medians_of_the_records():
+    page = (ROOT / "docs" / "benchmarks.md").read_text()
+    names = {"sgdm": "SGDM", "rmsprop": "RMSprop", "adam": "Adam"}
+    names |= {"amsgrad": "AMSGrad", "radam": "RAdam"}
+    ways = ["LRD, fused", "LRD, generic, compiled", "LRD, generic, eager", "naive LRD"]
+    tables = {table["title"]: table for table in bench("cpu.json")}
+    for name, shown in names.items():
+        alone = next(t for k, t in tables.items() if k.startswith(f"{name}: the step alone, ResN"))
+        base = next(line for line in alone["lines"] if line["label"] == alone["baseline"])
+        cells = [f"{np.median(base['samples']):.1f} ms ({alone['baseline'].split(', ')[1]})"]
+        cells += [ratio(alone, way) for way in ways]
+        assert f"| {shown} | {' | '.join(cells).strip()} |".replace("  |", " |") in page
+        both = [
+            ratio(next(t for k, t in tables.items() if k.startswith(f"{name}: zero_grad") and net in k), way)
+            for net in ("ResNet-34", "FCNet")
+            for way in ways[:2]
+        ]
+        if name == "rmsprop":
+            both[2:] = ["disturbed"] * 2
+        assert f"| {shown} | {' | '.join(both)} |" in page
+    loop = tables["training fcnet on mnist, batch 128, real images"]
+    for line in loop["lines"]:
+        assert f"| {np.median(line['samples']):,.0f} |" in page
+        assert not line["ratios"] or f"| {np.median(line['ratios']):.2f} |" in page

@@ -20,6 +20,7 @@ HEADING = "Deviations from the paper"
 STATUSES = ("confirmed", "contradicted", "not confirmed", "not enough data")
 _SECTION = re.compile(rf"^#+ ({HEADING}[^\n]*)\n(.*?)(?=^#+ |\Z)", re.MULTILINE | re.DOTALL)
 _CODE = re.compile(r"`([^`]+)`")
+_BOLD = re.compile(r"\*\*([^*]+)\*\*")
 _LINK = re.compile(r"\[([^\]]+)\]\((https?://[^)\s]+)\)")
 
 
@@ -81,6 +82,7 @@ def read_deviations(page: Path = DEVIATIONS) -> tuple[str, list[Markup]]:
 
 
 def _to_html(item: str) -> Markup:
-    """Convert the code and the links of a line of Markdown; everything else is text."""
+    """Convert code, bold text and links of a line of Markdown; everything else is text."""
     shown = _CODE.sub(r"<code>\1</code>", str(escape(item)))
+    shown = _BOLD.sub(r"<b>\1</b>", shown)
     return Markup(_LINK.sub(r'<a href="\2">\1</a>', shown))

@@ -411,19 +411,19 @@ def test_regularizers_and_other_settings_of_lrd_are_listed(tmp_path: Path):
 
 def test_the_deviations_are_those_of_their_page():
     section = DEVIATIONS.read_text().partition("# Deviations")[2]
-    written = ["".join(re.sub("`", "", item).split()) for item in section.split("\n- ")[1:]]
+    written = ["".join(re.sub(r"`|\*\*", "", item).split()) for item in section.split("\n- ")[1:]]
     title, items = read_deviations()
     assert title.startswith("Deviations from the paper")
     assert ["".join(Page(str(item)).text.split()) for item in items] == written
 
 
-def test_markdown_is_text_but_for_code_and_links(tmp_path: Path):
+def test_markdown_is_text_but_for_code_bold_and_links(tmp_path: Path):
     readme = tmp_path / "README.md"
-    items = "- one `a<b` [x](https://y.z/w)\n  <i>two</i>\n- three\n"
+    items = "- **one** `a<b` [x](https://y.z/w)\n  <i>two</i>\n- three\n"
     readme.write_text(f"# A\n## Deviations from the paper\n\n{items}\n## B\n- no\n")
     assert read_deviations(readme) == (
         "Deviations from the paper",
-        ['one <code>a&lt;b</code> <a href="https://y.z/w">x</a> &lt;i&gt;two&lt;/i&gt;', "three"],
+        ['<b>one</b> <code>a&lt;b</code> <a href="https://y.z/w">x</a> &lt;i&gt;two&lt;/i&gt;', "three"],
     )
     readme.write_text("# A\n")
     with pytest.raises(ValueError, match="must have a section '# Deviations from the paper'"):
