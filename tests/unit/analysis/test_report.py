@@ -423,7 +423,10 @@ def test_markdown_is_text_but_for_code_bold_and_links(tmp_path: Path):
     readme.write_text(f"# A\n## Deviations from the paper\n\n{items}\n## B\n- no\n")
     assert read_deviations(readme) == (
         "Deviations from the paper",
-        ['<b>one</b> <code>a&lt;b</code> <a href="https://y.z/w">x</a> &lt;i&gt;two&lt;/i&gt;', "three"],
+        [
+            '<b>one</b> <code>a&lt;b</code> <a href="https://y.z/w">x</a> &lt;i&gt;two&lt;/i&gt;',
+            "three",
+        ],
     )
     readme.write_text("# A\n")
     with pytest.raises(ValueError, match="must have a section '# Deviations from the paper'"):
