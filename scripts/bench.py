@@ -60,23 +60,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parse(arguments)
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler reports a missing GPU else
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    import torch
-
     from scripts.benchmarks import report
     from scripts.benchmarks.measure import Options
 
     try:
-        if args.device == "cuda" and not torch.cuda.is_available():
-            raise ValueError("--device must be cpu where torch finds no GPU, got cuda")
+        options = Options.of(args)
         args.out.mkdir(parents=True, exist_ok=True)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    # With the toys' small tensors, several threads would only wait for each other.
-    torch.set_num_threads(args.threads or (1 if args.quick else torch.get_num_threads()))
-    device = torch.device("cuda", 0) if args.device == "cuda" else torch.device("cpu")
-    threads = torch.get_num_threads()
-    options = Options(device, threads, args.rounds, args.quick, args.large, args.data)
     logging.basicConfig(format="... %(message)s")
     logging.getLogger("scripts.benchmarks").setLevel(logging.INFO)
     facts = report.environment_facts(options, arguments)

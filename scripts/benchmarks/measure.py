@@ -4,6 +4,7 @@ In a round every variant has one turn (A B A B ...), so that a slow phase of the
 variants alike.
 """
 
+import argparse
 import gc
 import json
 import math
@@ -49,6 +50,21 @@ class Options:
     quick: bool = False
     large: bool = False
     root: str = "data"
+
+    @staticmethod
+    def of(args: argparse.Namespace) -> "Options":
+        """Return the options of a command line; set the number of torch's threads.
+
+        Raises:
+            ValueError: there is no GPU.
+        """
+        if args.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("--device must be cpu where torch finds no GPU, got cuda")
+        # With the toys' small tensors, several threads would only wait for each other.
+        torch.set_num_threads(args.threads or (1 if args.quick else torch.get_num_threads()))
+        device = torch.device("cuda", 0) if args.device == "cuda" else torch.device("cpu")
+        threads = torch.get_num_threads()
+        return Options(device, threads, args.rounds, args.quick, args.large, args.data)
 
     @property
     def turn_seconds(self) -> float:

@@ -9,7 +9,7 @@ from pathlib import Path
 from scripts.benchmarks.measure import Options
 from scripts.benchmarks.report import BenchmarkTable, Bound, Measurement
 
-ROOT = Path(__file__).resolve().parents[2]
+_ROOT = Path(__file__).resolve().parents[2]
 READING = ("table", "figure", "compare", "plan", "verdicts", "report", "runs", "wandb_workspace")
 OTHERS = ("bench", "endurance", "slurm_endurance")
 
@@ -36,6 +36,6 @@ def measure_startup(options: Options) -> Iterator[BenchmarkTable]:
 def _cpu_seconds(arguments: list[str]) -> float:
     """Return the CPU time of ``python ARGUMENTS``."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([sys.executable, *arguments], cwd=_ROOT, check=True, stdout=subprocess.DEVNULL)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime

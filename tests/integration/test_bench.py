@@ -17,6 +17,7 @@ from scripts.benchmarks import startup
 from scripts.benchmarks.data_loading import photos_table, photos_workload, pil_batches, task_batches
 from scripts.benchmarks.measure import ChildProcess, Options
 
+ROOT = Path(__file__).parents[2]
 QUICK = Options(quick=True, rounds=2)
 
 
@@ -100,6 +101,7 @@ def is_png(path: Path) -> bool:
     return path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 10_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("section", ["step", "loop", "data", "growth"])
 def test_a_section_gives_tables_numbers_and_a_chart(
     section: str,
@@ -130,7 +132,7 @@ def test_startup_measures_every_command(monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setattr(startup, "_cpu_seconds", record)
     (table,) = startup.measure_startup(Options(rounds=2))
-    commands = {path.name for path in (startup.ROOT / "scripts").glob("*.py")} - {"__init__.py"}
+    commands = {path.name for path in (ROOT / "scripts").glob("*.py")} - {"__init__.py"}
     measured = {line.label.removesuffix(" --help") for line in table.lines}
     assert measured == {"import lrd", "run.py", *commands}
     assert len(called) == 3 * len(table.lines)  # the first turn does not count

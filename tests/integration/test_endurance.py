@@ -23,13 +23,20 @@ def endurance(*arguments: str) -> str:
     return done.stdout
 
 
-def test_killed_runs_are_bitwise_identical_to_undisturbed_runs():
+def test_a_killed_run_is_bitwise_identical_to_an_undisturbed_one():
+    out = endurance("--kills", "6")
+    assert "resumes 6, differing bytes 0" in out
+
+
+@pytest.mark.slow
+def test_killed_runs_of_every_optimizer_are_bitwise_identical_to_undisturbed_runs():
     """Every optimizer with and without LRD, killed at every kind of point."""
     out = endurance("--kills", "24", "--every-optimizer")
     assert re.search(r"kills 24 \(step \d+, evaluation", out) and "resumes 24" in out
     assert "differing bytes 0" in out and out.count(" 0 differing bytes") == 12
 
 
+@pytest.mark.slow
 def test_killed_runs_on_real_mnist(real_data: Path):
     mnist = ["task=mnist", "train.epochs=2", "train.max_steps=40", "dataset.holdout=500"]
     out = endurance("--kills", "4", "--seed", "1", *mnist, f"data.root={real_data}")
@@ -43,6 +50,7 @@ def test_killed_runs_on_a_gpu_with_deterministic_algorithms():
     assert "resumes 6, differing bytes 0" in out
 
 
+@pytest.mark.slow
 def test_the_comparison_notices_a_difference():
     """The same command with an optimizer that forgets its step on a resume."""
     code = f"""
@@ -62,6 +70,7 @@ sys.exit(endurance.main())
     assert done.returncode == 1 and "differing bytes 0" not in done.stdout, done.stdout
 
 
+@pytest.mark.slow
 def test_eight_writers_do_every_run_exactly_once():
     out = endurance("--writers", "8")
     assert "8 writers, 10 runs: 10 finished, 10 of them complete" in out

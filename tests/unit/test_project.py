@@ -92,8 +92,9 @@ def test_a_published_record_says_nothing_of_the_machine_it_came_from(path: Path)
 
 
 def test_results_hold_records_alone():
-    kinds = {p.name for p in RESULTS.rglob("*") if p.is_file() and p.parent.name != "benchmarks"}
-    assert kinds - {"last.pt"} == {"README.md", "run.json", "metrics.jsonl"}
+    files = [p for p in RESULTS.rglob("*") if p.is_file()]
+    kinds = {p.name for p in files if p.parent.name not in ("benchmarks", "figures")}
+    assert kinds - {"last.pt", "multirun.yaml"} == {"README.md", "run.json", "metrics.jsonl"}
     runs = {p.parent for p in RESULTS.rglob("run.json")}
     assert all((run / "metrics.jsonl").is_file() for run in runs) and len(runs) >= 25
 

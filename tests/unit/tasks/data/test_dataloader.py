@@ -108,6 +108,7 @@ def numbers(run: Run) -> list[dict[str, Any]]:
     return [{k: v for k, v in line.items() if k not in TIMES} for line in run.metrics]
 
 
+@pytest.mark.slow
 def test_a_run_stopped_by_a_signal_to_its_process_group_resumes_to_the_same_numbers(
     tmp_path: Path,
 ):
