@@ -16,7 +16,10 @@ from lrd import cli as command_line
 from lrd.optim import kernels
 
 # Files that take a minute or more with few tests; pytest-xdist starts with them.
-LONG = ("endurance", "distributed", "local_launcher", "dataloader", "slurm_launcher")
+LONG = (
+    *("endurance", "distributed", "local_launcher", "dataloader", "slurm_launcher"),
+    *("bench", "detection", "segmentation"),
+)
 torch.set_num_threads(1)  # on tensors this small, threads on a shared machine only wait
 
 

@@ -152,6 +152,7 @@ def test_the_slow_ones_are_those_of_one_rank_too(tmp_path: Path, name: str):
         assert there == pytest.approx({k: expected[k] for k in there}, rel=1e-4, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_rank_that_dies_ends_the_run_which_goes_on_alone(tmp_path: Path):
     """Killed in the middle of an epoch: one line, the last save whole, no number lost."""
     settings = ["model.hidden=[32]", "train.epochs=2000", "train.threads=1", f"run.dir={tmp_path}"]

@@ -47,6 +47,7 @@ def local_command(folder: Path, *more: str) -> Sequence[str]:
     ]
 
 
+@pytest.mark.slow
 def test_a_stopped_and_resumed_sweep_equals_a_serial_one(cli, tmp_path: Path):
     """Bitwise, at equal numbers of threads; a failing job is reported in the same way."""
     command = local_command(tmp_path / "stopped", "cluster.jobs=2", "train.threads=1")

@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *(ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "results" / "README.md"),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: f"{p.parent.name}/{p.name}")
 def test_imports_of_code_blocks_exist(page: Path):
     for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
         for node in ast.walk(ast.parse(block)):
@@ -20,7 +23,7 @@ def test_imports_of_code_blocks_exist(page: Path):
                 assert all(hasattr(module, alias.name) for alias in node.names), node.module
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: f"{p.parent.name}/{p.name}")
 def test_named_files_and_links_exist(page: Path):
     text = page.read_text()
     named = re.findall(
@@ -30,3 +33,10 @@ def test_named_files_and_links_exist(page: Path):
     links = re.findall(r"\]\((?!https?:)([^)#]+)\)", text)
     found = [link for link in links if not (page.parent / link).exists()]
     assert found == []
+
+
+def test_readme_is_short_and_links_to_every_page():
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) < 150
+    pages = {f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")}
+    assert pages - set(re.findall(r"\]\(([^)#]+)\)", text)) == set()
