@@ -25,6 +25,8 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
+from lrd.analysis.command_line import run_command
+
 SECTIONS = {  # functions of scripts.benchmarks, imported after the arguments are checked
     "step": "optimizer_step.measure_steps",
     "loop": "training_loop.measure_training",
@@ -60,27 +62,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parse(arguments)
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler reports a missing GPU else
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    from scripts.benchmarks import report
-    from scripts.benchmarks.measure import Options
 
-    try:
+    def body() -> None:
+        from scripts.benchmarks import report
+        from scripts.benchmarks.measure import Options
+
         options = Options.of(args)
-        args.out.mkdir(parents=True, exist_ok=True)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    logging.basicConfig(format="... %(message)s")
-    logging.getLogger("scripts.benchmarks").setLevel(logging.INFO)
-    facts = report.environment_facts(options, arguments)
-    print(report.headline(facts), end="\n\n")
-    sections = SECTIONS if args.section == "all" else [args.section]
-    measures = {}
-    for name in sections:
-        module, function = SECTIONS[name].split(".")
-        measures[name] = getattr(import_module(f"scripts.benchmarks.{module}"), function)
-    written = report.run_sections(measures, options, facts, args.out)
-    print("written:", *written)
-    return 0
+        try:
+            args.out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(str(error)) from error
+        logging.basicConfig(format="... %(message)s")
+        logging.getLogger("scripts.benchmarks").setLevel(logging.INFO)
+        facts = report.environment_facts(options, arguments)
+        print(report.headline(facts), end="\n\n")
+        measures = {}
+        for name in SECTIONS if args.section == "all" else [args.section]:
+            module, function = SECTIONS[name].split(".")
+            measures[name] = getattr(import_module(f"scripts.benchmarks.{module}"), function)
+        print("written:", *report.run_sections(measures, options, facts, args.out))
+
+    return run_command(body)
 
 
 if __name__ == "__main__":

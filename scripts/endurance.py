@@ -15,6 +15,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from lrd.analysis.command_line import run_command
+
 
 def main() -> int:
     kind = argparse.RawDescriptionHelpFormatter
@@ -26,11 +28,15 @@ def main() -> int:
     parser.add_argument("--writers", type=int, help="sweep with this many processes instead")
     args = parser.parse_intermixed_args()
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    from scripts.benchmarks.endurance import kill_and_compare, sweep_with_writers
 
-    if args.writers:
-        return sweep_with_writers(args.writers, args.overrides)
-    return kill_and_compare(args.kills, args.overrides, args.seed, args.every_optimizer)
+    def body() -> int:
+        from scripts.benchmarks.endurance import kill_and_compare, sweep_with_writers
+
+        if args.writers:
+            return sweep_with_writers(args.writers, args.overrides)
+        return kill_and_compare(args.kills, args.overrides, args.seed, args.every_optimizer)
+
+    return run_command(body)
 
 
 if __name__ == "__main__":

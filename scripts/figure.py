@@ -12,12 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lrd.analysis.command_line import build_parser, print_missing, run_command
-from lrd.analysis.studies import read_catalog
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    names = ", ".join(read_catalog().figures)
-    parser = build_parser(__doc__, "figure", help=names)
+    parser = build_parser(__doc__, "figure", help="a figure of configs/study, such as figure5")
     parser.add_argument("--format", help="png, svg or pdf (default: as --out ends, or png)")
     parser.add_argument("--out", help="file to write (default: figures/ in the runs directory)")
     args = parser.parse_intermixed_args(arguments)
@@ -27,6 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from lrd.analysis.matching import run_commands, with_run_dir
         from lrd.analysis.plotting import FIGURE_FORMATS, draw_figure, encode, write_file
         from lrd.analysis.plotting.series import collect_figure
+        from lrd.analysis.studies import read_catalog
 
         suffix = Path(args.out).suffix.lstrip(".") if args.out else ""
         form = args.format or suffix or "png"

@@ -17,14 +17,18 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from shutil import rmtree
+from typing import TYPE_CHECKING
 
 from lrd.analysis.command_line import build_parser, run_command
-from lrd.runs.lock import RunLocked, run_lock
-from lrd.runs.store import Run
+
+if TYPE_CHECKING:
+    from lrd.runs.store import Run
 
 
-def prune(runs: Sequence[Run]) -> int:
+def prune(runs: "Sequence[Run]") -> int:
     """Delete runs and return how many. A run that starts meanwhile is left."""
+    from lrd.runs.lock import RunLocked, run_lock
+
     deleted = 0
     for run in runs:
         try:
@@ -38,7 +42,7 @@ def prune(runs: Sequence[Run]) -> int:
     return deleted
 
 
-def is_prunable(run: Run, root: Path) -> bool:
+def is_prunable(run: "Run", root: Path) -> bool:
     """Return whether a run neither finished nor runs, and no link leads to it."""
     real = run.folder.resolve() == root.resolve() / run.folder.relative_to(root)
     return run.state in ("partial", "failed", "unreadable") and real

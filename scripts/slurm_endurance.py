@@ -15,11 +15,18 @@ import sys
 import tempfile
 from pathlib import Path
 
+from lrd.analysis.command_line import run_command
+
 
 def main() -> int:
     kind = argparse.RawDescriptionHelpFormatter
     argparse.ArgumentParser(description=__doc__, formatter_class=kind).parse_args()
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    return run_command(disturb_local_slurm)
+
+
+def disturb_local_slurm() -> int:
+    """Start a SLURM in a temporary directory, run the comparison, and stop it."""
     from scripts.benchmarks.endurance import ROOT, disturb_slurm_sweep
 
     script = str(ROOT / "scripts" / "slurm_local.sh")

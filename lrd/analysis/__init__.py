@@ -49,22 +49,7 @@ _MODULES = {
     "judge_claims": "verdicts",
     "plan_experiment": "planning",
 }
-__all__ = [
-    "RunFrames",
-    "cells_frame",
-    "collect_results",
-    "compare",
-    "judge_claims",
-    "level_table",
-    "load_curves",
-    "load_runs",
-    "pair_arms",
-    "plan_experiment",
-    "read_catalog",
-    "read_study",
-    "score_table",
-    "table_parts",
-]
+__all__ = list(_MODULES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

@@ -10,22 +10,23 @@ from scripts.benchmarks.measure import Options
 from scripts.benchmarks.report import BenchmarkTable, Bound, Measurement
 
 _ROOT = Path(__file__).resolve().parents[2]
-READING = ("table", "figure", "compare", "plan", "verdicts", "report", "runs", "wandb_workspace")
-OTHERS = ("bench", "endurance", "slurm_endurance")
 
 
 def measure_startup(options: Options) -> Iterator[BenchmarkTable]:
-    """Yield the table of user and system seconds of ``import lrd`` and of every ``--help``."""
+    """Yield the table of user and system seconds of ``import lrd`` and of every ``--help``.
+
+    The target is that of the commands in ``scripts/``; ``run.py`` composes a configuration.
+    """
     commands = {"import lrd": ["-c", "import lrd"], "run.py --help": ["run.py", "--help"]}
-    for name in READING + OTHERS:
-        commands[f"{name}.py --help"] = [f"scripts/{name}.py", "--help"]
+    scripts = [path.name for path in sorted((_ROOT / "scripts").glob("[!_]*.py"))]
+    commands |= {f"{name} --help": [f"scripts/{name}", "--help"] for name in scripts}
     samples: dict[str, list[float]] = {label: [] for label in commands}
     for turn in range(options.rounds_or(5) + 1):
         for label, arguments in commands.items():
             seconds = _cpu_seconds(arguments)
             if turn:  # the first turn reads the files from disk and compiles them
                 samples[label].append(seconds)
-    targets = {f"{name}.py --help": Bound("<=", 0.5, "value") for name in READING}
+    targets = {f"{name} --help": Bound("<=", 0.5, "value") for name in scripts}
     lines = [
         Measurement(label, "s", seconds, target=targets.get(label))
         for label, seconds in samples.items()

@@ -136,7 +136,7 @@ class _LatestEpoch(Logger):
         self.metrics = metrics
 
 
-def lrd_loop(workload: Workload, overrides: Sequence[str] = (), evaluates: bool = True) -> LoopTurn:
+def lrd_loop(workload: Workload, overrides: Sequence[str], evaluates: bool = True) -> LoopTurn:
     """Return a function that trains and evaluates for an epoch, or ``steps``, as run.py does."""
     config, latest = workload.config(overrides), _LatestEpoch()
     parts = builder.build(config)

@@ -39,6 +39,7 @@ COMPOSED = {
         "dataset.crop=97",
         "python run.py task=voc_det model=ssdlite320_mobilenet dataset.voc12=false "
         "dataset.partial=true",
+        "python run.py -m +experiment=fast_cifar10",
     ],
     "several GPUs, and full data": [
         "torchrun --nproc_per_node=4 run.py task=cifar10 model=resnet34",
@@ -51,20 +52,29 @@ COMPOSED = {
 # These neither run nor compose here; the value says what covers them.
 ELSEWHERE = {
     "wandb sync runs/wandb runs/*/*/seed*/wandb": "tests/unit/loggers/test_wandb.py",
+    "python scripts/bench.py": "tests/integration/test_bench.py, at toy sizes",
+    "python scripts/bench.py all --threads 2": "tests/integration/test_bench.py, at toy sizes",
+    "python scripts/endurance.py --kills 30": "tests/integration/test_endurance.py, fewer kills",
+    "python scripts/endurance.py --kills 60 --every-optimizer": "the same",
 }
 TOOLS = ("ruff", "codespell", "pyright", "pytest", "pre-commit", "LRD_DATA", "LRD_VOC_LISTS")
 SHORT = ["train.max_steps=2", "eval.pictures_every=0"]
 
 
 def commands_of(page: Path) -> list[str]:
-    """The commands in the sh blocks of a page, without comments."""
-    lines = [
-        shlex.join(shlex.split(part, comments=True))
-        for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL)
+    """The commands of a page, without comments: in its sh blocks, and inline in its text."""
+    text = page.read_text()
+    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    inline = re.findall(
+        r"`((?:python|torchrun)\s[^`]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    )
+    parts = [
+        part
+        for block in [*blocks, *(" ".join(each.split()) for each in inline)]
         for line in block.replace("\\\n", " ").splitlines()
         for part in line.split(" && ")
     ]
-    return [line for line in lines if line]
+    return [line for part in parts if (line := shlex.join(shlex.split(part, comments=True)))]
 
 
 def plain(command: str) -> str:
@@ -163,6 +173,9 @@ def check_run(
     if "--help" in arguments:
         with pytest.raises(SystemExit, match="0"):
             run(arguments, monkeypatch)
+        return
+    if "--cfg" in arguments:
+        assert run(arguments, monkeypatch) == 0
         return
     short = [a for a in arguments if not a.startswith("run.dir=results")] + SHORT
     (config, *_) = composed(short)
