@@ -184,3 +184,24 @@ def test_the_page_of_benchmarks_prints_the_medians_of_the_records():
     for line in loop["lines"]:
         assert f"| {np.median(line['samples']):,.0f} |" in page
         assert not line["ratios"] or f"| {np.median(line['ratios']):.2f} |" in page
+    for title, label in {
+        "batches of 128 of mnist, real images": "ours, resident",
+        "batches of 128 of cifar10, real images": "ours, resident",
+        "batches of 16 of voc_seg, real images, crop 473": "ours, 2 workers",
+    }.items():
+        line = next(line for line in tables[title]["lines"] if line["label"] == label)
+        rate = np.median(line["samples"])
+        printed = f"{rate:,.0f}" if rate > 1000 else f"{rate:.1f}"
+        assert f"| {printed} | {np.median(line['ratios']):.1f} |" in page
+    startup = {
+        line["label"]: np.median(line["samples"]) for line in bench("startup.json")[0]["lines"]
+    }
+    own = startup.pop("import lrd")
+    run = startup.pop("run.py --help")
+    assert f"at most {max(startup.values()):.2f} s for every command" in page
+    assert f"{run:.1f} s for `run.py`" in page and f"`import lrd` takes {own:.2f} s" in page
+    hours = dict(re.findall(r"^\| `(\w+)` \| .* \| ([\d.,]+) \|$", page, re.MULTILINE))
+    assert len(hours) == 5
+    assert all(
+        f"| `{name}` |" in README and f"| {value} |" in README for name, value in hours.items()
+    )
