@@ -11,6 +11,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lrd.analysis import studies
 from lrd.analysis.frames import RunFrames
 from lrd.analysis.matching import collect_results
 from lrd.analysis.plotting import FIGURE_FORMATS, average_curves, draw_curves, encode
@@ -50,7 +51,7 @@ def digits(monkeypatch: pytest.MonkeyPatch) -> FigureSpec:
     groups = (GroupSpec("", tuple(curves)),)
     made = dataclasses.replace(what, name="digits", title="Figure 8 on digits", groups=groups)
     catalog = Catalog({}, {**FIGURES, "digits": made}, (), 0)
-    monkeypatch.setattr(figure, "read_catalog", lambda: catalog)
+    monkeypatch.setattr(studies, "read_catalog", lambda: catalog)
     return made
 
 
