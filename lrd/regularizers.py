@@ -13,11 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lrd.optim.flat_params import indexed_params
-from lrd.optim.kernels import CHUNK
 from lrd.optim.masks import keep_bits
 from lrd.optim.options import is_keep_probability
-from lrd.rng import fold_key, mix, randint, random_bits
+from lrd.optim.params import indexed_params
+from lrd.rng import CHUNK, fold_key, mix, randint, random_bits
 from lrd.task import Batch, Task
 from lrd.unit_dropout import UnitDropout
 

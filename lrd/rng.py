@@ -9,6 +9,10 @@ shift, so that eager torch, compiled kernels and plain Python agree bit for bit.
 import torch
 from torch import Tensor
 
+# Elements to draw at once: enough for the threads or for a launch; on a CPU the scratch stays in
+# cache.
+CHUNK = {"cpu": 1 << 18, "cuda": 1 << 22}
+
 _MASK_32 = 0xFFFFFFFF
 _MASK_64 = 0xFFFFFFFFFFFFFFFF
 

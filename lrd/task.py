@@ -106,8 +106,8 @@ class Task(ABC):
         """Return a new network. Called once, with torch's generator seeded for initialization."""
 
     def param_groups(self, model: nn.Module) -> list[dict[str, Any]]:
-        """Return groups for the optimizer; a group may have its own ``p``, and an ``lr_factor`` on
-        the optimizer's learning rate."""
+        """Return groups for the optimizer; a group may have its own ``keep_p``, and an
+        ``lr_factor`` on the optimizer's learning rate."""
         return [{"params": list(model.parameters())}]
 
     def describe(self) -> str:

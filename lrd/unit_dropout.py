@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lrd.optim.kernels import CHUNK
 from lrd.optim.masks import keep_threshold
-from lrd.rng import random_bits, rounds
+from lrd.rng import CHUNK, random_bits, rounds
 
 
 class UnitDropout:

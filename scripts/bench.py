@@ -2,6 +2,7 @@
 
     python scripts/bench.py                       everything, on the CPU: some 40 minutes
     python scripts/bench.py step --threads 2
+    python scripts/bench.py step --against HEAD~1     also LRDropout as it was at that commit
     python scripts/bench.py loop --device cuda
     python scripts/bench.py all --quick           toy sizes in a minute: does it run?
 
@@ -52,6 +53,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--rounds", type=at_least_one, help="turns of every variant")
     parser.add_argument("--quick", action="store_true", help="toy sizes, random images, no verdict")
     parser.add_argument("--large", action="store_true", help="on a CPU also ResNet-18")
+    parser.add_argument("--against", metavar="COMMIT", help="its LRDropout takes part in step")
     parser.add_argument("--data", default=os.environ.get("LRD_DATA", "data"), help="data.root")
     parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="(runs/bench)")
     return parser.parse_args(arguments)

@@ -6,9 +6,9 @@
     python scripts/endurance.py --kills 10 task=mnist train.epochs=1 train.max_steps=60
 
 Prints kills, resumes and differing bytes (0); the exit status is 1 if any differ. Needs no network;
-runs go to a temporary directory. A kill is SIGKILL: in the middle of an optimizer step (updated,
-not yet restored), in evaluation, in the middle of a line of metrics.jsonl, before a flush to disk,
-before a rename, or at a random time.
+runs go to a temporary directory. A kill is SIGKILL: in an optimizer step (weights and moments are
+updated, the step is not yet recorded), in evaluation, in the middle of a line of metrics.jsonl,
+before a flush to disk, before a rename, or at a random time; each as often as any other.
 """
 
 import argparse

@@ -13,7 +13,6 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 
 from lrd import cli as command_line
-from lrd.optim import kernels
 
 # Files that take a minute or more with few tests; pytest-xdist starts with them.
 LONG = (
@@ -60,7 +59,6 @@ def _no_traces() -> Iterator[None]:
     if onednn is not None:
         onednn.fp32_precision = "none"
     torch.set_flush_denormal(False)
-    kernels.COMPILE = True
     GlobalHydra.instance().clear()
 
 

@@ -18,7 +18,7 @@ LEVEL, MOST = 0.95, 0.8
 WORST: tuple[Status, ...] = ("contradicted", "not enough data", "not confirmed")
 # What must agree for the times of two runs to be comparable.
 SAME = ("device", "threads", "ranks", "versions", "hardware", "precision", "matmul")
-OWN_STEP = ("generic", "reference")  # the base's own step, with what LRD adds to it
+OWN_STEP = ("snapshot", "reference", "generic")  # the base's own step, with what LRD adds to it
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
-from lrd.optim.options import GRANULARITIES, IMPLEMENTATIONS, is_keep_probability
+from lrd.optim.options import GRANULARITIES, IMPLEMENTATIONS, RENAMED, is_keep_probability
 from lrd.schedules import RAMPS
 
 
@@ -54,6 +54,7 @@ class LRD:
         is_used = self.schedule != "constant" or self.p_end == 1
         rule = "left out under lrd.schedule=constant (choose linear or cosine)"
         require("lrd.p_end", self.p_end, is_used, rule)
+        self.implementation = RENAMED.get(self.implementation, self.implementation)
         require_one_of("lrd.implementation", self.implementation, IMPLEMENTATIONS)
 
 

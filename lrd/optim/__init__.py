@@ -10,11 +10,10 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lrd.optim.flat_params import flatten_parameters as flatten_parameters
     from lrd.optim.lr_dropout import LRDropout as LRDropout
     from lrd.optim.masks import keep_mask as keep_mask
 
-__all__ = ["LRDropout", "flatten_parameters", "keep_mask"]
+__all__ = ["LRDropout", "keep_mask"]
 
 
 def __getattr__(name: str) -> Any:
@@ -22,10 +21,6 @@ def __getattr__(name: str) -> Any:
         from lrd.optim.lr_dropout import LRDropout
 
         return LRDropout
-    if name == "flatten_parameters":
-        from lrd.optim.flat_params import flatten_parameters
-
-        return flatten_parameters
     if name == "keep_mask":
         from lrd.optim.masks import keep_mask
 

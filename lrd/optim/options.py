@@ -6,8 +6,10 @@ The configuration checks its settings against these, and so does the optimizer.
 from collections.abc import Sequence
 from typing import Any
 
-IMPLEMENTATIONS = ("auto", "single_pass", "generic", "reference")
+IMPLEMENTATIONS = ("auto", "fused", "snapshot", "reference")
 GRANULARITIES = ("element", "row", "tensor")  # the elements of a parameter that share one mask bit
+# Names that earlier records and pickles have.
+RENAMED = {"single_pass": "fused", "generic": "snapshot"}
 
 
 def is_keep_probability(p: Any) -> bool:
@@ -24,6 +26,17 @@ def check_keep_probability(p: Any, setting: str = "p") -> None:
 
 
 def check_option(setting: str, value: Any, options: Sequence[Any]) -> None:
-    """Raise ValueError unless ``value`` is one of ``options``."""
-    if value not in options:
+    """Raise ValueError unless ``value`` is one of ``options``, of the same type."""
+    if not any(value == option and type(value) is type(option) for option in options):
         raise ValueError(f"{setting} must be one of {', '.join(map(str, options))}, got {value}")
+
+
+def check_count(setting: str, value: Any, least: int | None = None) -> None:
+    """Raise ValueError unless ``value`` is an integer, at least ``least``."""
+    if (
+        not isinstance(value, int)
+        or isinstance(value, bool)
+        or (least is not None and value < least)
+    ):
+        wanted = "an integer" if least is None else f"an integer of at least {least}"
+        raise ValueError(f"{setting} must be {wanted}, got {value!r}")

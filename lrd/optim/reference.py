@@ -1,59 +1,48 @@
-"""The specification: the complete mask and ``torch.where``, parameter by parameter.
+"""The specification: Algorithm 1 of the paper around any optimizer, as it reads.
 
-Every other implementation is tested against this one.
+The other implementations are tested against it. It is also the one to read first.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lrd.optim.masks import keep_mask
+from lrd.optim.params import Span, local_part, pieces_of
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
-    """A parameter to restore: the global index of its first element, its p and its granularity."""
+def reference_step(
+    base_step: Callable[[], Any], spans: Sequence[Span], seed: int, t: int, rescale: bool
+) -> Any:
+    """Take the base's step, and set W_t to W_{t-1} where D_t is 0.
 
-    index: int
-    p: float
-    tensor: Tensor
-    granularity: str = "element"
-
-
-def keep_probabilities(spans: Sequence[Span]) -> list[float]:
-    """Return the distinct keep probabilities of ``spans``, in their order."""
-    return list(dict.fromkeys(span.p for span in spans))
-
-
-class ReferenceSnapshot:
-    """Save the parameters, and restore what the mask drops (Algorithm 1, lines 10 and 11)."""
-
-    def __init__(self, spans: Sequence[Span]) -> None:
-        self.spans = spans
-        self.olds: list[Tensor] = []
-
-    def save(self) -> None:
-        """Copy the current values."""
-        self.olds = [span.tensor.clone() for span in self.spans]
-
-    def restore(self, seed: int, step: int, compile: bool = False, rescale: bool = False) -> None:
-        """Set W_t to W_{t-1} where D_t is 0. ``compile`` has no effect here.
-
-        With ``rescale``, which the paper does not have, W_t is W_{t-1} + (the base's update) / p
-        where D_t is 1.
-        """
-        for span, old in zip(self.spans, self.olds, strict=True):
-            new = span.tensor
-            updated = old + (new - old) * (1 / span.p) if rescale else new
-            new.copy_(torch.where(_mask(span, seed, step), updated, old))
+    With ``rescale``, which the paper does not have, W_t is W_{t-1} + (the base's update) / p where
+    D_t is 1.
+    """
+    olds = [local_part(span.param).clone() for span in spans]
+    loss = base_step()  # lines 3 to 9: gradients, moments and the update see every element
+    for span, old in zip(spans, olds, strict=True):
+        new = local_part(span.param)
+        keep = local_mask(span, seed, t)  # line 10: D_t
+        update = new - old
+        moved = old + update * (1 / span.p) if rescale else new
+        new.copy_(torch.where(keep, moved, old))  # line 11: W_t = W_{t-1} - alpha D_t * dW_t
+    return loss
 
 
-def _mask(span: Span, seed: int, step: int) -> Tensor:
-    """Return D_t of a parameter as bool, of size 1 in the dimensions that share a bit."""
-    shape, device = span.tensor.shape, span.tensor.device
-    keep = keep_mask(seed, step, span.p, start=span.index, count=shape.numel(), device=device)
-    free = min({"element": len(shape), "row": 1, "tensor": 0}[span.granularity], len(shape))
-    first = (slice(None),) * free + (slice(1),) * (len(shape) - free)
-    return keep.view(shape)[first]
+def local_mask(span: Span, seed: int, t: int) -> Tensor:
+    """Return D_t of this rank's elements of a parameter, as bool of their shape.
+
+    The elements of a unit (a row, a tensor) have the bit of the unit's first element.
+    """
+    part, bits = local_part(span.param), []
+    for piece in pieces_of(span, (part,)):
+        begin = piece.first - piece.origin
+        count, on = begin + piece.length, part.device
+        whole = keep_mask(seed, t, span.p, start=piece.origin, count=count, device=on)
+        index = torch.arange(begin, count, device=on)
+        bits.append(whole[index - index % piece.unit])
+    empty = torch.ones(0, dtype=torch.bool, device=part.device)
+    return torch.cat([empty, *bits]).view(part.shape)

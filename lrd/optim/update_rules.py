@@ -1,38 +1,42 @@
-"""The update rules of the fused step, each written once for CPU and GPU.
+"""The update rules of the fused step, each written once for CPUs and GPUs.
 
-A rule computes, for one element, the update ``alpha * dW_t`` and the new moments from weight,
-gradient and moments (Algorithm 1, lines 3 to 9). What changes from step to step (learning rate,
-bias corrections) is a small tensor, so a schedule causes no compilation.
+A rule is an optimizer's update of one element (Algorithm 1, lines 3 to 9, without the mask). Its
+operations run as they stand on tensors, and :mod:`lrd.optim.kernels.trace` translates them to C
+and to Triton. Each operation rounds once, in the order given, so all three give the same bits.
 """
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer, RAdam, RMSprop
 
 from lrd.rmsprop import RMSpropDecayInMoment
 
 Group = dict[str, Any]
-Moments = tuple[Tensor, ...]
+Update = Callable[[Any, Any, SimpleNamespace, SimpleNamespace], tuple[Any, dict[str, Any]]]
 
 
 @dataclass(frozen=True)
 class UpdateRule:
     """An optimizer's update of one element.
 
-    ``states``: names of the moments in the base's state, in ``update``'s order. ``scalars(group,
-    t)`` returns the ``count`` numbers of step t (from 1), computed in float64 on the host.
-    ``update(w, g, moments, scalars)`` returns ``(alpha * dW_t, new moments)``.
+    ``name`` is unique for each sequence of operations. ``update(w, g, m, s)`` returns the new
+    weight, as if the mask kept it, and the new moments by name; it reads the moments ``m``, which
+    the base's state has under these names, and the step's scalars ``s``.
+    ``scalars_at(group, lr, t)`` returns the scalars of step ``t`` (from 1), which is a number or a
+    float64 tensor of one element per parameter.
     """
 
     name: str
-    states: tuple[str, ...]
-    count: int
-    scalars: Callable[[Group, int], list[float]]
-    update: Callable[[Tensor, Tensor, Moments, Tensor], tuple[Tensor, Moments]]
+    moments: tuple[str, ...]
+    scalars: tuple[str, ...]
+    scalars_at: Callable[[Group, float, Any], tuple[Any, ...]] = field(repr=False)
+    update: Update = field(repr=False)
+    counts_steps: bool = True
 
 
 def update_rule_for(base: Optimizer, group: Group) -> UpdateRule | None:
@@ -49,123 +53,184 @@ def update_rule_for(base: Optimizer, group: Group) -> UpdateRule | None:
 
 
 def _maximizing(rule: UpdateRule) -> UpdateRule:
-    def update(w: Tensor, g: Tensor, moments: Moments, s: Tensor) -> tuple[Tensor, Moments]:
-        return rule.update(w, -g, moments, s)
+    def update(w: Any, g: Any, m: SimpleNamespace, s: SimpleNamespace) -> Any:
+        return rule.update(w, -g, m, s)
 
-    return UpdateRule(f"{rule.name}_maximize", rule.states, rule.count, rule.scalars, update)
+    return UpdateRule(
+        f"{rule.name}_maximize",
+        rule.moments,
+        rule.scalars,
+        rule.scalars_at,
+        update,
+        rule.counts_steps,
+    )
+
+
+def _sqrt(x: Any) -> Any:
+    """Return the square root, correctly rounded: torch's own in float32 may miss the last bit."""
+    return torch.sqrt(x.double()).float() if isinstance(x, Tensor) else torch.sqrt(x)
+
+
+def _named(base: str, **flags: bool) -> str:
+    return "_".join([base, *(name for name, flag in flags.items() if flag)])
 
 
 def _sgd(group: Group) -> UpdateRule:
-    """Return the rule of torch.optim.SGD from its second step on, when momentum buffers exist."""
-    momentum, nesterov = group["momentum"] != 0, group["nesterov"]
+    """Return the rule of torch.optim.SGD; with momentum, of the steps after the first."""
+    decay, momentum, nesterov = group["weight_decay"], group["momentum"], group["nesterov"]
 
-    def scalars(group: Group, t: int) -> list[float]:
-        return [group["lr"], group["weight_decay"], group["momentum"], 1 - group["dampening"]]
+    def scalars_at(group: Group, lr: float, t: Any) -> tuple[Any, ...]:
+        return lr, group["weight_decay"], group["momentum"], 1 - group["dampening"]
 
-    def update(w: Tensor, g: Tensor, moments: Moments, s: Tensor) -> tuple[Tensor, Moments]:
-        g = g + s[1] * w
+    def update(w: Any, g: Any, m: SimpleNamespace, s: SimpleNamespace) -> Any:
+        if decay:
+            g = g + s.decay * w
         if not momentum:
-            return s[0] * g, ()
-        m = s[2] * moments[0] + s[3] * g
-        return s[0] * (g + s[2] * m if nesterov else m), (m,)
+            return w - s.lr * g, {}
+        buffer = s.momentum * m.momentum_buffer + s.undamped * g
+        move = g + s.momentum * buffer if nesterov else buffer
+        return w - s.lr * move, {"momentum_buffer": buffer}
 
-    name = "sgd" + "_momentum" * momentum + "_nesterov" * nesterov
-    return UpdateRule(name, ("momentum_buffer",) * momentum, 4, scalars, update)
+    return UpdateRule(
+        _named("sgd", momentum=bool(momentum), nesterov=nesterov, decay=bool(decay)),
+        ("momentum_buffer",) if momentum else (),
+        ("lr", "decay", "momentum", "undamped"),
+        scalars_at,
+        update,
+        counts_steps=False,
+    )
 
 
 def _adam(group: Group) -> UpdateRule:
     """Return the rule of Adam, AMSGrad or AdamW (Kingma, 2015; Reddi, 2018; Loshchilov, 2019)."""
-    amsgrad, decoupled = group["amsgrad"], group["decoupled_weight_decay"]
+    amsgrad, decay = group["amsgrad"], bool(group["weight_decay"])
+    decoupled = group["decoupled_weight_decay"]
 
-    def scalars(group: Group, t: int) -> list[float]:
-        lr, (b1, b2), decay = group["lr"], group["betas"], group["weight_decay"]
-        size, root = lr / (1 - b1**t), math.sqrt(1 - b2**t)
-        decay = lr * decay if decoupled else decay
-        return [size, 1 / root, group["eps"], 1 - b1, b2, 1 - b2, decay]
+    def scalars_at(group: Group, lr: float, t: Any) -> tuple[Any, ...]:
+        (b1, b2), weight_decay = group["betas"], group["weight_decay"]
+        return (
+            lr / (1 - b1**t),
+            (1 - b2**t) ** -0.5,
+            group["eps"],
+            1 - b1,
+            b2,
+            1 - b2,
+            1 - lr * weight_decay if decoupled else weight_decay,
+        )
 
-    def update(w: Tensor, g: Tensor, moments: Moments, s: Tensor) -> tuple[Tensor, Moments]:
-        if not decoupled:
-            g = g + s[6] * w
-        m = moments[0] + (g - moments[0]) * s[3]
-        v = moments[1] * s[4] + g * g * s[5]
-        new: Moments = (m, v, moments[2].maximum(v)) if amsgrad else (m, v)
-        move = s[0] * m / (new[-1].sqrt() * s[1] + s[2])
-        return move + s[6] * w if decoupled else move, new
+    def update(w: Any, g: Any, m: SimpleNamespace, s: SimpleNamespace) -> Any:
+        if decay and decoupled:
+            w = s.decay * w
+        elif decay:
+            g = g + s.decay * w
+        first = m.exp_avg + (g - m.exp_avg) * s.rest1
+        second = m.exp_avg_sq * s.beta2 + s.rest2 * g * g
+        new, largest = {"exp_avg": first, "exp_avg_sq": second}, second
+        if amsgrad:
+            new["max_exp_avg_sq"] = largest = torch.maximum(m.max_exp_avg_sq, second)
+        return w - s.size * first / (_sqrt(largest) * s.correction + s.eps), new
 
-    name = ("adamw" if decoupled else "adam") + "_amsgrad" * amsgrad
-    states = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
-    return UpdateRule(name, states[: 3 if amsgrad else 2], 7, scalars, update)
+    return UpdateRule(
+        _named("adam", amsgrad=amsgrad, decoupled=decay and decoupled, decay=decay),
+        ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")[: 3 if amsgrad else 2],
+        ("size", "correction", "eps", "rest1", "beta2", "rest2", "decay"),
+        scalars_at,
+        update,
+    )
 
 
 def _radam(group: Group) -> UpdateRule:
     """Return the rule of RAdam (Liu et al., 2020), rectified once rho_t exceeds 5."""
-    decoupled = group["decoupled_weight_decay"]
+    decay, decoupled = bool(group["weight_decay"]), group["decoupled_weight_decay"]
 
-    def scalars(group: Group, t: int) -> list[float]:
-        lr, (b1, b2), decay = group["lr"], group["betas"], group["weight_decay"]
+    def scalars_at(group: Group, lr: float, t: Any) -> tuple[Any, ...]:
+        (b1, b2), weight_decay = group["betas"], group["weight_decay"]
         end = 2 / (1 - b2) - 1
         rho = end - 2 * t * b2**t / (1 - b2**t)
-        size, rectified = lr / (1 - b1**t), rho > 5
-        if rectified:
-            size *= math.sqrt((rho - 4) * (rho - 2) * end / ((end - 4) * (end - 2) * rho))
-            size *= math.sqrt(1 - b2**t)
-        decay = lr * decay if decoupled else decay
-        return [size, float(rectified), group["eps"], 1 - b1, b2, 1 - b2, decay]
+        rectified = (rho > 5) * 1.0
+        ratio = (rho - 4) * (rho - 2) * end / (((end - 4) * (end - 2) or 1.0) * rho)
+        adaptive = abs(ratio * (1 - b2**t)) ** 0.5
+        return (
+            lr / (1 - b1**t) * (rectified * adaptive + 1 - rectified),
+            rectified,
+            group["eps"],
+            1 - b1,
+            b2,
+            1 - b2,
+            1 - lr * weight_decay if decoupled else weight_decay,
+        )
 
-    def update(w: Tensor, g: Tensor, moments: Moments, s: Tensor) -> tuple[Tensor, Moments]:
-        if not decoupled:
-            g = g + s[6] * w
-        m = moments[0] + (g - moments[0]) * s[3]
-        v = moments[1] * s[4] + g * g * s[5]
-        move = s[0] * m / (s[1] * (v.sqrt() + s[2]) + (1 - s[1]))
-        return move + s[6] * w if decoupled else move, (m, v)
+    def update(w: Any, g: Any, m: SimpleNamespace, s: SimpleNamespace) -> Any:
+        if decay and decoupled:
+            w = s.decay * w
+        elif decay:
+            g = g + s.decay * w
+        first = m.exp_avg + (g - m.exp_avg) * s.rest1
+        second = m.exp_avg_sq * s.beta2 + s.rest2 * g * g
+        move = s.size * first
+        move = torch.where(s.rectified > 0, move / (_sqrt(second) + s.eps), move)
+        return w - move, {"exp_avg": first, "exp_avg_sq": second}
 
-    name = "radam" + "_decoupled" * decoupled
-    return UpdateRule(name, ("exp_avg", "exp_avg_sq"), 7, scalars, update)
+    return UpdateRule(
+        _named("radam", decoupled=decay and decoupled, decay=decay),
+        ("exp_avg", "exp_avg_sq"),
+        ("size", "rectified", "eps", "rest1", "beta2", "rest2", "decay"),
+        scalars_at,
+        update,
+    )
 
 
 def _rmsprop(group: Group) -> UpdateRule:
     """Return the rule of torch.optim.RMSprop, optionally centered and with momentum."""
-    centered, momentum = group["centered"], group["momentum"] != 0
+    centered, momentum = group["centered"], group["momentum"] > 0
+    decay = bool(group["weight_decay"])
 
-    def scalars(group: Group, t: int) -> list[float]:
-        alpha = group["alpha"]
-        decay = group["weight_decay"]
-        return [group["lr"], decay, alpha, 1 - alpha, group["eps"], group["momentum"]]
-
-    def update(w: Tensor, g: Tensor, moments: Moments, s: Tensor) -> tuple[Tensor, Moments]:
-        g = g + s[1] * w
-        v = moments[0] * s[2] + g * g * s[3]
-        new: Moments = (v,)
-        square = v
+    def update(w: Any, g: Any, m: SimpleNamespace, s: SimpleNamespace) -> Any:
+        if decay:
+            g = g + s.decay * w
+        square = m.square_avg * s.alpha + s.rest * g * g
+        new, variance = {"square_avg": square}, square
         if centered:
-            mean = moments[1] + (g - moments[1]) * s[3]
-            square = v - mean * mean
-            new += (mean,)
-        move = g / (square.sqrt() + s[4])
+            new["grad_avg"] = mean = m.grad_avg + (g - m.grad_avg) * s.rest
+            variance = square - mean * mean
+        move = g / (_sqrt(variance) + s.eps)
         if momentum:
-            move = s[5] * moments[-1] + move
-            new += (move,)
-        return s[0] * move, new
+            new["momentum_buffer"] = move = s.momentum * m.momentum_buffer + move
+        return w - s.lr * move, new
 
-    states = ("square_avg", *("grad_avg",) * centered, *("momentum_buffer",) * momentum)
-    name = "rmsprop" + "_centered" * centered + "_momentum" * momentum
-    return UpdateRule(name, states, 6, scalars, update)
+    return UpdateRule(
+        _named("rmsprop", centered=centered, momentum=momentum, decay=decay),
+        ("square_avg", *("grad_avg",) * centered, *("momentum_buffer",) * momentum),
+        _RMSPROP_SCALARS,
+        _rmsprop_scalars,
+        update,
+    )
 
 
 def _rmsprop_authors(group: Group) -> UpdateRule:
     """Return the authors' rule: V_t sees the decayed gradient, the update the plain one."""
 
-    def scalars(group: Group, t: int) -> list[float]:
-        alpha = group["alpha"]
-        return [group["lr"], group["weight_decay"], alpha, 1 - alpha, group["eps"]]
+    def update(w: Any, g: Any, m: SimpleNamespace, s: SimpleNamespace) -> Any:
+        decayed = g + s.decay * w
+        square = m.square_avg * s.alpha + s.rest * decayed * decayed
+        return w - s.lr * g / (_sqrt(square) + s.eps), {"square_avg": square}
 
-    def update(w: Tensor, g: Tensor, moments: Moments, s: Tensor) -> tuple[Tensor, Moments]:
-        decayed = g + s[1] * w
-        v = moments[0] * s[2] + decayed * decayed * s[3]
-        return s[0] * g / (v.sqrt() + s[4]), (v,)
+    return UpdateRule(
+        "rmsprop_authors",
+        ("square_avg",),
+        _RMSPROP_SCALARS,
+        _rmsprop_scalars,
+        update,
+        counts_steps=False,
+    )
 
-    return UpdateRule("rmsprop_authors", ("square_avg",), 5, scalars, update)
+
+_RMSPROP_SCALARS = ("lr", "decay", "alpha", "rest", "eps", "momentum")
+
+
+def _rmsprop_scalars(group: Group, lr: float, t: Any) -> tuple[Any, ...]:
+    alpha = group["alpha"]
+    return lr, group["weight_decay"], alpha, 1 - alpha, group["eps"], group.get("momentum", 0)
 
 
 _RULES: dict[type[Optimizer], Callable[[Group], UpdateRule]] = {

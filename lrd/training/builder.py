@@ -11,9 +11,8 @@ from torch.optim import Optimizer
 
 from lrd.config.schema import Config, Eval
 from lrd.optim import LRDropout
-from lrd.optim.kernels import silence_no_gpu_warning
-from lrd.optim.select import select_implementation
-from lrd.optim.validation import why_unsupported
+from lrd.optim.fused import why_not_fused
+from lrd.optim.options import RENAMED
 from lrd.regularizers import Regularizer
 from lrd.rng import fold_key
 from lrd.schedules import PSchedule, Schedule
@@ -93,7 +92,8 @@ def build(
         model.register_forward_pre_hook(_channels_last)
     optimizer = _wrap_optimizer(make["optim"](task.param_groups(model)), config)
     if config.train.compile:
-        silence_no_gpu_warning()
+        # torch's CUDA builds warn of a missing GPU at the first compilation.
+        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
         compile_forward(model)
     return Components(
         task=task,
@@ -136,14 +136,25 @@ def build_trainer(
     )
     if about := parts.task.describe():
         log.info(about)
-    implementation = select_implementation(
-        parts.optimizer,
-        config.lrd.implementation,
-        (recorded or {}).get("implementation"),
-        trainer.steps,
-        parts.p_schedule.smallest,
-    )
-    return trainer, implementation
+    return trainer, _choose_implementation(parts, config.lrd.implementation, recorded or {})
+
+
+def _choose_implementation(parts: Components, requested: str, recorded: dict[str, Any]) -> str:
+    """Set how the optimizer steps, and return it for the record: fused, snapshot, reference, or
+    base if p is 1 throughout.
+
+    ``auto`` repeats what an unfinished run recorded: a resumed run keeps its rounding.
+    """
+    optimizer, before = parts.optimizer, recorded.get("implementation")
+    choice = RENAMED.get(str(before), before) if requested == "auto" else requested
+    if choice not in ("fused", "snapshot", "reference"):
+        choice = "fused"
+    if why_not_fused(optimizer.base, optimizer.granularity) is not None and choice == "fused":
+        choice = "snapshot"
+    optimizer.implementation = choice
+    groups = optimizer.param_groups
+    without = all(group.get("keep_p", parts.p_schedule.smallest) == 1 for group in groups)
+    return "base" if without else choice
 
 
 def compile_forward(model: nn.Module, **settings: Any) -> None:
@@ -212,8 +223,8 @@ def _wrap_optimizer(base: Optimizer, config: Config) -> LRDropout:
             "LRDropout around it works in a loop of your own"
         )
     lrd = config.lrd
-    if (why := why_unsupported(lrd.implementation, base, lrd.granularity)) is not None:
-        raise ValueError(f"lrd.{why}")
+    if lrd.implementation == "fused" and (why := why_not_fused(base, lrd.granularity)) is not None:
+        raise ValueError(f"lrd.implementation=fused: {why}; use snapshot")
     for group in base.param_groups:
         group["lr"] *= group.pop("lr_factor", 1)
     try:

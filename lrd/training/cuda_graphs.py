@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrd.optim.kernels import WARM_UP
 from lrd.task import Batch
+
+# Eager calls before a capture, in which libraries choose algorithms and compile.
+WARM_UP = 3
 
 
 class GraphedStep:

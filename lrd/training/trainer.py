@@ -148,7 +148,6 @@ class Trainer:
         if self.cuda_graph and self.device.type == "cuda":
             params = [p for group in self.optimizer.param_groups for p in group["params"]]
             self.compute_gradients = GraphedStep(self._compute_gradients, params)
-            self.optimizer.captured = True
 
     def run(self) -> None:
         """Train from the current state to the end.
@@ -168,6 +167,7 @@ class Trainer:
                 seed_generators(self.device, self.seed, at.total, self.ranks.rank)
                 for regularizer in self.regularizers:
                     batch = regularizer.on_batch(batch, at.total)
+                self._set_optimizer_mode("train")
                 step, loss = self.compute_gradients(batch)  # f_t(W_{t-1}) and G_t
                 for regularizer in self.regularizers:
                     regularizer.on_gradients(self.optimizer, at.total)
@@ -180,6 +180,11 @@ class Trainer:
                     logger.on_step(at.epoch, at.step)
                 self.on_step_end(self)
             self._end_epoch(began)
+
+    def _set_optimizer_mode(self, mode: str) -> None:
+        """Tell an optimizer whose weights differ between training and use (Schedule-Free)."""
+        if (switch := getattr(self.optimizer, mode, None)) is not None:
+            switch()
 
     def _set_keep_probability(self) -> None:
         assert self.p_schedule is not None
@@ -235,6 +240,7 @@ class Trainer:
 
     def evaluate(self, last: bool = False) -> Metrics:
         """Return the current scores; after the ``last`` epoch the task's final ones too."""
+        self._set_optimizer_mode("eval")
         return self.evaluator.scores(last, lambda: self.on_step_end(self))
 
     def _log_predictions(self, epoch: int) -> None:

@@ -10,16 +10,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 
-import lrd.training.runner  # noqa: F401  imports torch and all once, for the forked processes
 import run as entry
 from lrd.launchers.slurm_queue import read_jobs
 from lrd.loggers.jsonl import JSONLLogger
-from lrd.optim.snapshot import ElementSnapshot
+from lrd.optim import LRDropout
 from lrd.runs.store import TIMES, Run, RunIndex
 from lrd.training.trainer import Trainer
 
@@ -27,6 +27,8 @@ ROOT = Path(__file__).resolve().parents[2]
 _QUICK = ["train.epochs=4", "model.hidden=[64]", "train.threads=1"]
 _OPTIMIZERS = ("sgdm", "rmsprop", "rmsprop_authors", "adam", "amsgrad", "radam")
 _KILLED = -signal.SIGKILL
+# What a run imports on its way, seconds long: imported once, for all forked processes.
+_IMPORTS = ("lrd.training.runner", "tasks.classification", "sklearn.datasets")
 
 
 def count_differing_bytes(a: Run, b: Run) -> int:
@@ -50,8 +52,19 @@ def _reproducible_bytes(run: Run) -> dict[str, bytes]:
     }
 
 
+def _import_once() -> None:
+    for module in _IMPORTS:
+        import_module(module)
+
+
 def _die(*args: Any, **kwargs: Any) -> NoReturn:
     os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("unreachable")
+
+
+def _step_and_die(optimizer: LRDropout, *args: Any) -> NoReturn:
+    optimizer._publish = _die  # the end of a step; by then weights and moments are updated
+    optimizer.step(*args)
     raise AssertionError("unreachable")
 
 
@@ -64,7 +77,7 @@ def _write_half_a_line(logger: JSONLLogger, numbers: dict[str, Any]) -> NoReturn
 # Where a run can be killed: the function under way, its replacement, and how often a run of _QUICK
 # calls it.
 _KILL_POINTS: dict[str, tuple[Any, str, Callable[..., NoReturn], int]] = {
-    "step": (ElementSnapshot, "restore", _die, 40),
+    "step": (LRDropout, "step", _step_and_die, 40),
     "evaluation": (Trainer, "_require_finite", _die, 8),
     "metrics": (JSONLLogger, "on_epoch", _write_half_a_line, 4),
     "flush": (os, "fsync", _die, 12),
@@ -81,6 +94,26 @@ def _kill_at(point: str, call: int) -> None:
         return (replacement if next(calls) == call else original)(*args, **kwargs)
 
     setattr(owner, name, counted)
+
+
+class _Deck:
+    """The kill points in random order, each as often as any other.
+
+    A point is dealt until a kill has happened there. ``misses`` counts the runs that ended before.
+    """
+
+    def __init__(self, rng: random.Random) -> None:
+        self.rng, self.left, self.misses = rng, list[str](), 0
+        self.counts = dict.fromkeys([*_KILL_POINTS, "time"], 0)
+
+    def deal(self) -> str:
+        self.left = self.left or self.rng.sample(list(self.counts), len(self.counts))
+        return self.left[-1]
+
+    def count(self, killed: bool) -> None:
+        self.misses = 0 if killed else self.misses + 1
+        if killed:
+            self.counts[self.left.pop()] += 1
 
 
 def _start(arguments: Sequence[str], log: Path, prepare: Callable[[], None] | None = None) -> int:
@@ -103,25 +136,28 @@ def _wait(child: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def _start_and_kill(arguments: Sequence[str], log: Path, rng: random.Random) -> tuple[str, int]:
-    """Start a run and kill it at a random point; return the point and the exit status."""
-    point = rng.choice([*_KILL_POINTS, "time"])
+def _start_and_kill(arguments: Sequence[str], log: Path, deck: _Deck) -> int:
+    """Start a run and kill it at the next point of ``deck``, earlier after a miss.
+
+    Returns the exit status.
+    """
+    point, rng, latest = deck.deal(), deck.rng, 0.5**deck.misses
     if point == "time":
         child = _start(arguments, log)
-        time.sleep(rng.uniform(0.05, 0.8))
+        time.sleep(rng.uniform(0.05, 0.8 * latest))
         os.kill(child, signal.SIGKILL)
     else:
-        call = rng.randint(1, _KILL_POINTS[point][3])
+        call = rng.randint(1, max(1, int(_KILL_POINTS[point][3] * latest)))
         child = _start(arguments, log, lambda: _kill_at(point, call))
-    return point, _wait(child)
+    status = _wait(child)
+    deck.count(status == _KILLED)
+    return status
 
 
-def _compare_killed(
-    overrides: Sequence[str], kills: int, counts: dict[str, int], rng: random.Random
-) -> tuple[int, int, int]:
+def _compare_killed(overrides: Sequence[str], kills: int, deck: _Deck) -> tuple[int, int, int]:
     """Run one configuration undisturbed and killed, with as many seeds as ``kills`` take.
 
-    Adds the kills to ``counts`` by point. Returns the number of runs, resumes and differing bytes.
+    Returns the number of runs, resumes and differing bytes.
     """
     left, resumes, seed = kills, 0, 0
     with tempfile.TemporaryDirectory() as folder:
@@ -138,8 +174,7 @@ def _compare_killed(
             while status == _KILLED:
                 starts += 1
                 if left > 0:
-                    point, status = _start_and_kill(killed, log, rng)
-                    counts[point] += status == _KILLED
+                    status = _start_and_kill(killed, log, deck)
                     left -= status == _KILLED
                 else:
                     status = _wait(_start(killed, log))
@@ -172,14 +207,15 @@ def kill_and_compare(
     if every_optimizer:
         grid = itertools.product(_OPTIMIZERS, (1, 0.5))
         configurations = [[*configurations[0], f"optim={o}", f"lrd.p={p}"] for o, p in grid]
-    rng, counts, totals = random.Random(seed), dict.fromkeys([*_KILL_POINTS, "time"], 0), [0, 0, 0]
+    deck, totals = _Deck(random.Random(seed)), [0, 0, 0]
+    _import_once()
     for number, settings in enumerate(configurations):
         share = kills // len(configurations) + (number < kills % len(configurations))
-        result = _compare_killed(settings, share, counts, rng)
+        result = _compare_killed(settings, share, deck)
         totals = [total + value for total, value in zip(totals, result, strict=True)]
         print(f"{' '.join(settings)}: {share} kills, {result[2]} differing bytes")
-    where = ", ".join(f"{point} {count}" for point, count in counts.items())
-    print(f"runs {totals[0]}, kills {sum(counts.values())} ({where})")
+    where = ", ".join(f"{point} {count}" for point, count in deck.counts.items())
+    print(f"runs {totals[0]}, kills {sum(deck.counts.values())} ({where})")
     print(f"resumes {totals[1]}, differing bytes {totals[2]}")
     return 1 if totals[2] else 0
 
@@ -190,6 +226,7 @@ def sweep_with_writers(writers: int, overrides: Sequence[str]) -> int:
     Returns the exit status: 1 if a run is missing, incomplete or done twice.
     """
     seeds, epochs = 10, 4
+    _import_once()
     sweep = ["-m", *_QUICK, *overrides, "seed=" + ",".join(map(str, range(seeds)))]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -210,8 +247,9 @@ def sweep_with_writers(writers: int, overrides: Sequence[str]) -> int:
 # A sweep on SLURM
 
 
-_RATES = [*(f"{k / 100:g}" for k in range(1, 12)), "1e+18"]  # the last makes the loss infinite
-_EPOCHS = 600
+_CPUS = 2
+_RATES = [*(f"{k / 100:g}" for k in range(1, 6)), "1e+18"]  # the last makes the loss infinite
+_EPOCHS = 300
 _SWEEP = ["-m", "optim=sgdm", f"optim.lr={','.join(_RATES)}", f"train.epochs={_EPOCHS}"]
 _SWEEP.append("model.hidden=[128]")
 
@@ -259,8 +297,8 @@ def _disturb(submitter: subprocess.Popen[str]) -> None:
     _show("timeout", "2", "scancel", "--signal=USR2", job(_RATES[0]))
     _show("scontrol", "requeue", job(_RATES[1]))
     _show(sys.executable, f"{ROOT}/scripts/runs.py")
-    _wait_for_progress(_RATES[2:8], 1, submitter)
-    _show("srun", "--partition=urgent", f"--ntasks={os.cpu_count()}", "echo", "urgent")
+    _wait_for_progress(_RATES[2:-2], 1, submitter)
+    _show("srun", "--partition=urgent", f"--ntasks={_CPUS}", "echo", "urgent")
     _show("scancel", job(_RATES[-2]))
     _show("squeue")
 

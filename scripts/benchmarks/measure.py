@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import re
 import statistics
+import subprocess
 import tempfile
 import time
 import traceback
@@ -42,6 +43,7 @@ class Options:
         quick: toy sizes, and no target is judged.
         large: on a CPU, also train ResNet-18.
         root: directory of the data sets.
+        against: the commit whose LRDropout takes turns with today's, if one is given.
     """
 
     device: torch.device = torch.device("cpu")
@@ -50,21 +52,27 @@ class Options:
     quick: bool = False
     large: bool = False
     root: str = "data"
+    against: str | None = None
 
     @staticmethod
     def of(args: argparse.Namespace) -> "Options":
         """Return the options of a command line; set the number of torch's threads.
 
         Raises:
-            ValueError: there is no GPU.
+            ValueError: there is no GPU, or no such commit.
         """
         if args.device == "cuda" and not torch.cuda.is_available():
             raise ValueError("--device must be cpu where torch finds no GPU, got cuda")
+        if args.against is not None and args.section not in ("step", "all"):
+            raise ValueError(f"--against must come with section step or all, got {args.section}")
+        against = None if args.against is None else _short_commit(args.against)
         # With the toys' small tensors, several threads would only wait for each other.
         torch.set_num_threads(args.threads or (1 if args.quick else torch.get_num_threads()))
         device = torch.device("cuda", 0) if args.device == "cuda" else torch.device("cpu")
         threads = torch.get_num_threads()
-        return Options(device, threads, args.rounds, args.quick, args.large, args.data)
+        return Options(
+            device, threads, args.rounds, args.quick, args.large, args.data, against=against
+        )
 
     @property
     def turn_seconds(self) -> float:
@@ -74,6 +82,19 @@ class Options:
     def rounds_or(self, default: int) -> int:
         """Return the number of rounds: the command line's, else 2 if quick, else ``default``."""
         return self.rounds or (2 if self.quick else default)
+
+
+def _short_commit(commit: str) -> str:
+    """Return the abbreviated hash of a commit; raise ValueError if this checkout has none."""
+    command = ["git", "-C", str(Path(__file__).resolve().parents[2]), "rev-parse", "--verify"]
+    command += ["--quiet", "--short", "--end-of-options", f"{commit}^{{commit}}"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True)
+    except OSError as error:
+        raise ValueError(f"--against needs git: {error}") from error
+    if done.returncode:
+        raise ValueError(f"--against must be a commit of this checkout, got {commit}")
+    return done.stdout.strip()
 
 
 @dataclass(frozen=True)

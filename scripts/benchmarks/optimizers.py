@@ -1,9 +1,19 @@
-"""The optimizers that the benchmarks compare: torch's, LRDropout and a naive LRD."""
+"""The optimizers that the benchmarks compare: torch's, LRDropout (also of an earlier commit) and a
+naive LRD."""
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Sequence
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -15,16 +25,18 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from lrd.config.compose import compose
-from lrd.optim import flat_params, kernels
-from lrd.optim.lr_dropout import LRDropout
+from lrd.optim import LRDropout, snapshot
+from lrd.optim.kernels import kernels_for
+from lrd.optim.kernels.eager import EagerKernels
 
 OPTIMIZER_NAMES = ("sgdm", "rmsprop", "adam", "amsgrad", "radam")
 TORCH_FUSED, TORCH_FOREACH, TORCH_LOOP = "torch, fused", "torch, foreach", "torch, for-loop"
-LRD_EAGER, LRD_COMPILED = "LRD, generic, eager", "LRD, generic, compiled"
-LRD_FUSED = "LRD, fused"
+LRD_EAGER, LRD_SNAPSHOT, LRD_FUSED = "LRD, snapshot, eager", "LRD, snapshot", "LRD, fused"
 NAIVE = "naive LRD"
-FUSED_IMPLEMENTATION = "single_pass"  # the value of lrd.implementation
 P = 0.5  # keep probability
+_ROOT = Path(__file__).resolve().parents[2]
+# Today's names of the implementations, and those that earlier commits have.
+_NAMES = {"fused": ("fused", "single_pass"), "snapshot": ("snapshot", "generic")}
 
 
 class NaiveAdam(Optimizer):
@@ -87,9 +99,10 @@ def torch_variants(name: str) -> dict[str, dict[str, bool]]:
 
 
 def lrd_variants(device: torch.device) -> list[str]:
-    """Return LRDropout's variants on ``device``; without a compiler, the eager one alone."""
-    compiled = kernels.can_compile(device.type)
-    return [LRD_EAGER, LRD_COMPILED, LRD_FUSED] if compiled else [LRD_EAGER]
+    """Return LRDropout's variants on ``device``; without compiled kernels, the eager one alone."""
+    if isinstance(kernels_for(device), EagerKernels):
+        return [LRD_EAGER]
+    return [LRD_EAGER, LRD_SNAPSHOT, LRD_FUSED]
 
 
 def naive_variants(name: str) -> list[str]:
@@ -97,27 +110,111 @@ def naive_variants(name: str) -> list[str]:
     return [NAIVE] if name == "adam" else []
 
 
+@dataclass(frozen=True)
+class EarlierCode:
+    """LRDropout as it was at an earlier commit.
+
+    Args:
+        wrapper: its class LRDropout.
+        implementations: what it calls the implementation of each of its variants.
+        flatten: its ``flatten_parameters``, which the fused step of its time needs, if it has one.
+    """
+
+    wrapper: Callable[..., Optimizer]
+    implementations: Mapping[str, str]
+    flatten: Callable[[list[dict[str, Any]]], None] | None
+
+    def flatten_for(self, variant: str, params: Sequence[Parameter]) -> None:
+        """Move the parameters to flat buffers if ``variant`` steps there."""
+        fused = self.implementations.get(variant) in _NAMES["fused"]
+        if fused and self.flatten is not None:
+            self.flatten([{"params": list(params)}])
+
+
+NO_EARLIER_CODE = EarlierCode(LRDropout, {}, None)
+
+
+@contextmanager
+def earlier_code(commit: str | None) -> Iterator[EarlierCode]:
+    """Import LRDropout as it was at a commit of this checkout; without a commit there is none.
+
+    The earlier ``lrd`` gets a name of its own, also in its own imports, so that the two never mix:
+    both import modules, and torch.compile looks modules up by name, as late as in a step. Its files
+    exist until the context ends, as its kernels are compiled on use.
+
+    Raises:
+        ValueError: the commit has no LRDropout.
+    """
+    if commit is None:
+        yield NO_EARLIER_CODE
+        return
+    temporary = tempfile.TemporaryDirectory(prefix=f"lrd_at_{commit}_")
+    with temporary as folder, mock.patch.object(sys, "path", [folder, *sys.path]):
+        name = Path(folder).name  # new each time: torch.compile remembers modules
+        _extract(commit, Path(folder), name)
+        try:
+            yield _import_earlier(commit, name)
+        finally:
+            for module in [key for key in sys.modules if key.partition(".")[0] == name]:
+                del sys.modules[module]
+
+
+def _extract(commit: str, folder: Path, name: str) -> None:
+    """Write the package ``lrd`` of a commit to ``folder`` under another name."""
+    command = ["git", "-C", str(_ROOT), "archive", commit, "lrd"]
+    archive = subprocess.run(command, capture_output=True)
+    if archive.returncode:
+        raise ValueError(f"--against must be a commit that has lrd/, got {commit}")
+    subprocess.run(["tar", "-x", "-C", folder], input=archive.stdout, check=True)
+    for path in (folder / "lrd").rglob("*.py"):
+        path.write_text(re.sub(r"\b(from|import) lrd\b", rf"\1 {name}", path.read_text()))
+    (folder / "lrd").rename(folder / name)
+
+
+def _import_earlier(commit: str, name: str) -> EarlierCode:
+    try:
+        known = import_module(f"{name}.optim.options").IMPLEMENTATIONS
+        wrapper = import_module(f"{name}.optim.lr_dropout").LRDropout
+        flatten = None
+        if find_spec(f"{name}.optim.flat_params") is not None:
+            flatten = import_module(f"{name}.optim.flat_params").flatten_parameters
+    except ImportError as error:
+        raise ValueError(
+            f"--against must be a commit with lrd/optim/lr_dropout.py, got {commit}: {error}"
+        ) from error
+    implementations = {
+        f"LRD at {commit}, {today}": each
+        for today, names in _NAMES.items()
+        for each in names
+        if each in known
+    }
+    return EarlierCode(wrapper, implementations, flatten)
+
+
 def make_parameters(
-    variant: str, sizes: Iterable[Sequence[int]], device: torch.device
+    variant: str,
+    sizes: Iterable[Sequence[int]],
+    device: torch.device,
+    earlier: EarlierCode = NO_EARLIER_CODE,
 ) -> list[Parameter]:
     """Return parameters with gradients, of a trained network's magnitude, for one variant."""
     torch.manual_seed(0)
     params = [Parameter(0.05 * torch.randn(*size, device=device)) for size in sizes]
-    flatten_for(variant, params)
+    earlier.flatten_for(variant, params)
     # By a real backward, so that gradients lie where training would put them.
     torch.manual_seed(1)
     torch.autograd.backward(params, [0.01 * torch.randn_like(param) for param in params])
     return params
 
 
-def flatten_for(variant: str, params: Sequence[Parameter]) -> None:
-    """Move parameters into flat buffers if the variant needs them, as a run of run.py does."""
-    if variant == LRD_FUSED:
-        flat_params.flatten_parameters([{"params": list(params)}])
-
-
-def make_optimizer(name: str, variant: str, params: Sequence[Parameter], p: float = P) -> Optimizer:
-    """Return one variant of an optimizer over ``params``, which :func:`flatten_for` has seen."""
+def make_optimizer(
+    name: str,
+    variant: str,
+    params: Sequence[Parameter],
+    p: float = P,
+    earlier: EarlierCode = NO_EARLIER_CODE,
+) -> Optimizer:
+    """Return one variant of an optimizer over ``params``; ``earlier`` adds its own variants."""
     cls, settings = paper_settings(name)
     variants = torch_variants(name)
     if variant in variants:
@@ -126,14 +223,17 @@ def make_optimizer(name: str, variant: str, params: Sequence[Parameter], p: floa
         assert name == "adam"
         return NaiveAdam(params, **settings, p=p)
     base = cls(list(params), **settings, **next(iter(variants.values())))
-    implementation = FUSED_IMPLEMENTATION if variant == LRD_FUSED else "generic"
-    optimizer = LRDropout(base, p, implementation=implementation)
+    if variant in earlier.implementations:
+        return earlier.wrapper(base, p, implementation=earlier.implementations[variant])
+    optimizer = LRDropout(base, p, implementation="fused" if variant == LRD_FUSED else "snapshot")
     if variant == LRD_EAGER:
-        optimizer.step = mock.patch.object(kernels, "COMPILE", False)(optimizer.step)
+        eager = mock.patch.object(snapshot, "kernels_for", lambda device: EagerKernels())
+        optimizer.step = eager(optimizer.step)
     return optimizer
 
 
-def check_fused(optimizers: dict[str, Optimizer]) -> None:
-    """Assert that the fused variant among ``optimizers`` has taken fused steps."""
-    if (lrd := optimizers.get(LRD_FUSED)) is not None:
-        assert isinstance(lrd, LRDropout) and lrd.path == FUSED_IMPLEMENTATION, "not fused"
+def check_paths(optimizers: Iterable[Any]) -> None:
+    """Assert that each LRDropout has taken its latest step by the implementation it was given."""
+    for each in optimizers:
+        used, wanted = (getattr(each, name, None) for name in ("path", "implementation"))
+        assert used == wanted, f"the step was {used}, not {wanted}"

@@ -58,9 +58,9 @@ def _batch_sizes(options: Options) -> BenchmarkTable:
     sizes = [16, 32] if options.quick else [32, 64, 128, 256, 512, 1024]
     baseline, available = "no LRD", opt.lrd_variants(options.device)
     arms = {baseline: "lrd.p=1"}
-    if opt.LRD_COMPILED in available:
-        arms[opt.LRD_COMPILED] = "lrd.implementation=generic"
-        arms[opt.LRD_FUSED] = f"lrd.implementation={opt.FUSED_IMPLEMENTATION}"
+    if opt.LRD_FUSED in available:
+        arms[opt.LRD_SNAPSHOT] = "lrd.implementation=snapshot"
+        arms[opt.LRD_FUSED] = "lrd.implementation=fused"
     base = Workload.of(options, "mnist", "fcnet")
     lines: list[Measurement] = []
     for size in sizes:

@@ -1,4 +1,4 @@
-"""What each of several ranks does for tests/test_ranks.py: ``torchrun tests/ranks_worker.py OUT``.
+"""What each of several ranks does for tests/integration/test_distributed.py.
 
 Without torchrun it is the one rank to compare with. Results go to ``OUT/<world>-<rank>.pt``; with
 the names of trainings behind OUT, of those alone.
@@ -24,7 +24,7 @@ from lrd.training.trainer import Trainer  # noqa: E402
 
 SMALL = ["model.hidden=[32]", "train.epochs=2", "eval.batch_size=50"]
 SHORT = ["optim=sgdm", "optim.lr=0.001", "train.epochs=1", "train.max_steps=2"]
-TRAINED = {
+TRAINED = {  # all but "rows" by the fused step
     "adam": [*SMALL, "optim=adam"],
     "sgdm": [*SMALL, "optim=sgdm", "lrd.p=0.3", "regularizer=[sd,nl,ng,dg]"],
     # 1437 = 2 x 718 + 1: the last batch has fewer samples than ranks
@@ -35,7 +35,6 @@ TRAINED = {
 SLOW = {  # by name alone
     "seg": ["task=shapes_seg", *SHORT, "eval.final_mode=whole", "model.dropout=0"],
     "det": ["task=shapes_det", *SHORT],
-    "single_pass": [*SMALL, "optim=adam", "lrd.implementation=single_pass"],
 }
 
 

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from lrd.optim import kernels
 from scripts import bench
 from scripts.benchmarks import optimizers as opt
 from scripts.benchmarks import startup
 from scripts.benchmarks.data_loading import photos_table, photos_workload, pil_batches, task_batches
 from scripts.benchmarks.measure import ChildProcess, Options
+from tests.helpers.earlier_commit import commit_lrd
 
 ROOT = Path(__file__).parents[2]
 QUICK = Options(quick=True, rounds=2)
@@ -102,25 +102,39 @@ def is_png(path: Path) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("section", ["step", "loop", "data", "growth"])
-def test_a_section_gives_tables_numbers_and_a_chart(
-    section: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+def test_every_section_gives_tables_numbers_and_a_chart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setattr(kernels, "COMPILE", False)
-    out = run_bench(tmp_path, section, "--rounds", "3")
-    check(out, 3)
+    commit = commit_lrd(tmp_path / "repository", {})
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "repository" / ".git"))
+    folder = tmp_path / "out"
+    out = run_bench(folder, "all", "--rounds", "3", "--against", "HEAD")
     text = capsys.readouterr().out
+    check(out, 3)
     assert all(table["title"] in text for table in out["tables"])
-    assert {table["section"] for table in out["tables"]} == {section}
-    charts = [f"{section}.png"] * (section != "growth") + [f"{section}-sweeps.png"] * (
-        section == "growth"
+    assert {table["section"] for table in out["tables"]} == set(bench.SECTIONS)
+    charts = [folder / f"{name}.png" for name in ("step", "loop", "data", "growth-sweeps")]
+    assert all(map(is_png, charts))
+    assert " ".join(map(str, ["written:", folder / "bench.json", *charts])) in text
+    command = "python scripts/bench.py all --rounds 3 --against HEAD --quick"
+    assert out["facts"]["command"] == command
+
+    labels = {table["title"]: [ln["label"] for ln in table["lines"]] for table in out["tables"]}
+    earlier = [f"LRD at {commit}, fused", f"LRD at {commit}, snapshot"]
+    quotients = [f"{opt.LRD_FUSED} / {earlier[0]}", f"{opt.LRD_SNAPSHOT} / {earlier[1]}"]
+    torchs = [opt.TORCH_FUSED, opt.TORCH_FOREACH, opt.TORCH_LOOP]
+    ours = [opt.LRD_EAGER, opt.LRD_SNAPSHOT, opt.LRD_FUSED]
+    alone, together = (
+        next(found for title, found in labels.items() if title.startswith(f"adam: {what}"))
+        for what in ("the step alone", "zero_grad + backward + step")
     )
-    assert charts and all(is_png(tmp_path / name) for name in charts)
-    assert f"written: {tmp_path / 'bench.json'} {tmp_path / charts[0]}" in text
-    assert out["facts"]["command"] == f"python scripts/bench.py {section} --rounds 3 --quick"
+    naive = f"{opt.NAIVE} / {opt.LRD_FUSED}"
+    assert alone == [*torchs, *ours, *earlier, opt.NAIVE, naive, *quotients]
+    assert {*ours[1:], *earlier, opt.NAIVE, "forward alone", *quotients} <= set(together)
+    others = [table for table in out["tables"] if table["section"] != "step"]
+    assert not any(line["label"] in earlier for table in others for line in table["lines"])
+    compiled = labels["seconds to compile the kernels, once a process"]
+    assert compiled == ["adam: LRD, fused, empty cache", "adam: LRD, fused, from the cache"]
 
 
 def test_startup_measures_every_command(monkeypatch: pytest.MonkeyPatch):
@@ -145,15 +159,6 @@ def test_cpu_time_is_the_child_processes():
     assert startup._cpu_seconds(["-c", busy]) >= 0.3
 
 
-@pytest.mark.slow
-def test_everything_compiled(tmp_path: Path):
-    out = run_bench(tmp_path, "all", "--rounds", "2")
-    check(out, 2)
-    assert {table["section"] for table in out["tables"]} == set(bench.SECTIONS)
-    variants = {line["label"] for table in out["tables"] for line in table["lines"]}
-    assert {opt.LRD_FUSED, opt.LRD_COMPILED, opt.LRD_EAGER, opt.NAIVE, opt.TORCH_FUSED} <= variants
-
-
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
@@ -167,6 +172,23 @@ def test_a_wrong_command_is_one_line(
     with pytest.raises(SystemExit, match="2"):
         bench.main(arguments)
     assert line in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["step", "--against", "no-such"], "must be a commit of this checkout, got no-such"),
+        (["loop", "--against", "HEAD"], "must come with section step or all, got loop"),
+    ],
+)
+def test_a_wrong_commit_is_one_line(
+    arguments: list[str], line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    folder = tmp_path / "out"
+    assert bench.main([*arguments, "--out", str(folder)]) == 2
+    captured = capsys.readouterr()
+    assert captured.err == f"error: --against {line}\n" and not captured.out
+    assert not folder.exists()
 
 
 def test_a_missing_gpu_is_one_line(

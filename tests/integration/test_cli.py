@@ -253,7 +253,7 @@ def test_as_a_process(arguments: list[str], status: int, tmp_path: Path):
         assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     else:
         assert "python run.py task=cifar10 optim=adam lrd.p=0.5" in done.stdout
-        assert "optim: adam, amsgrad, radam, rmsprop, rmsprop_authors, sgdm" in done.stdout
+        assert "optim: adam, amsgrad, muon, radam, rmsprop, rmsprop_authors, sgdm" in done.stdout
     assert not list(tmp_path.iterdir())
 
 

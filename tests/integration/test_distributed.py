@@ -37,7 +37,7 @@ def torchrun(count: int, *arguments: str | Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What two ranks, then one and three, leave behind (tests/ranks_worker.py)."""
+    """What two ranks, then one and three, leave behind (tests/helpers/ranks_worker.py)."""
     folder = tmp_path_factory.mktemp("ranks")
     for count in (2, 1, 3):
         work(count, folder)
@@ -135,14 +135,20 @@ def test_a_run_goes_on_with_another_number_of_ranks(out: Path, folder: str, worl
         assert line == pytest.approx(other, rel=1e-5, abs=1e-5)
 
 
+@pytest.fixture(scope="module")
+def slow(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What one rank, then each of two, has of the trainings on images."""
+    folder = tmp_path_factory.mktemp("slow")
+    for count in (1, 2):
+        work(count, folder, *SLOW)
+    return [torch.load(folder / f"{file}.pt") for file in ("1-0", "2-0", "2-1")]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SLOW)
-def test_the_slow_ones_are_those_of_one_rank_too(tmp_path: Path, name: str):
-    """Images from disk, batch norm at its averages; and the single pass, whose flat buffers torch
-    averages gradients into."""
-    for count in (1, 2):
-        work(count, tmp_path, name)
-    alone, *both = (torch.load(tmp_path / f"{file}.pt")[name] for file in ("1-0", "2-0", "2-1"))
+def test_the_slow_ones_are_those_of_one_rank_too(slow: list[dict[str, Any]], name: str):
+    """Images from disk, batch norm at its averages."""
+    alone, *both = (of[name] for of in slow)
     expected = last({name: alone}, name)[0]
     for of in both:
         torch.testing.assert_close(of["steps"], alone["steps"], rtol=1e-4, atol=1e-6)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
 
-from lrd.optim import kernels
+from lrd import rng
 from lrd.rng import fold_key
 from lrd.training.builder import compile_forward
 from lrd.unit_dropout import UnitDropout, drop_units, unit_keys
@@ -114,7 +114,7 @@ def test_neither_chunks_nor_strides_nor_the_random_state_matter(monkeypatch: pyt
     half = drop_units(x.bfloat16(), keys, 0.6)
     assert half.dtype == torch.bfloat16 and torch.equal(half == 0, out == 0)
     for size in (1, 300):
-        monkeypatch.setitem(kernels.CHUNK, "cpu", size)
+        monkeypatch.setitem(rng.CHUNK, "cpu", size)
         assert torch.equal(drop_units(x, keys, 0.6), out)
     assert torch.equal(torch.get_rng_state(), before)
 

@@ -10,11 +10,10 @@ from torch import Tensor, nn
 
 from lrd import LRDropout
 from lrd.config.compose import compose, to_config
-from lrd.optim import kernels
 from lrd.optim.masks import keep_mask
-from lrd.optim.select import select_implementation
 from lrd.runs.store import find_runs
 from lrd.training import builder
+from tests.helpers.masks import mask
 
 
 def moved(params: list[Tensor], p: float = 0.5, steps: int = 1, **options: Any) -> list[Tensor]:
@@ -99,8 +98,8 @@ def test_groups_move_by_their_own_p_rescaled(granularity: str):
     params = zeros((50, 20), (50, 20), (50, 20))
     groups: list[dict[str, Any]] = [
         {"params": [params[0]]},
-        {"params": [params[1]], "p": 1.0},
-        {"params": [params[2]], "p": 0.9},
+        {"params": [params[1]], "keep_p": 1.0},
+        {"params": [params[2]], "keep_p": 0.9},
     ]
     lrd = LRDropout(
         torch.optim.SGD(groups, lr=1.0), p=0.25, seed=5, granularity=granularity, rescale=True
@@ -145,44 +144,46 @@ def test_settings_reach_the_optimizer_and_the_loop():
     assert {paper.p_schedule(step, 10) for step in range(10)} == {0.5}
 
 
-def test_a_run_whose_p_falls_from_one_gets_a_step_that_can_drop(monkeypatch: pytest.MonkeyPatch):
-    if not kernels.can_compile("cpu"):
-        pytest.skip("needs a C++ compiler")
-    monkeypatch.setitem(kernels.COMPILE_THRESHOLD, "cpu", 1)
-    falls = ["lrd.p=1", "lrd.schedule=linear", "lrd.p_end=0.5"]
-    for settings, implementation in ((falls, "single_pass"), (["lrd.p=1"], "generic")):
-        config = to_config(compose(["model.hidden=[8]", *settings]))
-        assert builder.build_trainer(config, builder.build(config))[1] == implementation
-
-
-def test_the_single_pass_is_rejected_by_name_and_auto_does_without(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-):
-    text = (
-        r"^lrd.implementation=single_pass must have granularity=element .*got tensor: use generic"
-    )
-    with pytest.raises(ValueError, match=text):
-        parts("lrd.granularity=tensor", "lrd.implementation=single_pass")
-    monkeypatch.setitem(kernels.COMPILE_THRESHOLD, "cpu", 1)
-    caplog.set_level("INFO", "lrd")
-    for wanted in ("auto", "generic"):
-        (param,) = zeros((10, 10))
-        lrd = LRDropout(torch.optim.Adam([param]), granularity="row")
-        assert select_implementation(lrd, wanted, None, 100) == "generic"
-        param.grad = torch.ones_like(param)
+@pytest.mark.parametrize("p", [0.5, 0.8])
+def test_skip_update_is_tensors_rescaled(p: float):
+    """SkipUpdate (arXiv 2602.15322): a coin for each block; RMSprop's update is divided by p."""
+    params = [torch.linspace(-1, 1, n).view(shape).requires_grad_() for n, shape in BLOCKS]
+    base = torch.optim.RMSprop(params, lr=0.01, alpha=0.99, eps=1e-8)
+    lrd = LRDropout(base, p, seed=4, granularity="tensor", rescale=True)
+    theta = [param.detach().double() for param in params]
+    second = [torch.zeros_like(block) for block in theta]
+    skipped = 0
+    for t in range(20):
+        start = 0
+        for b, param in enumerate(params):
+            param.grad = torch.sin(torch.arange(param.numel()) + t + b).view(param.shape)
+            g = param.grad.double()
+            second[b] = 0.99 * second[b] + 0.01 * g * g
+            s = bool(mask(4, t, p, start, (1,))[0])
+            theta[b] = theta[b] - s / p * 0.01 * g / (second[b].sqrt() + 1e-8)
+            skipped, start = skipped + (not s), start + param.numel()
         lrd.step()
-        assert lrd.path == "generic" and not caplog.messages
+        for block, param in zip(theta, params, strict=True):
+            torch.testing.assert_close(param.double(), block, rtol=1e-5, atol=1e-6)
+    assert 0 < skipped < 60
 
 
-def test_a_state_of_rows_is_not_for_a_single_pass():
-    if not kernels.can_compile("cpu"):
-        pytest.skip("needs a C++ compiler")
+BLOCKS = [(12, (3, 4)), (5, (5,)), (24, (2, 3, 2, 2))]
+
+
+def test_the_arm_of_skip_update():
+    built = parts("+arm=skipupdate")
+    optimizer = built.optimizer
+    assert (optimizer.p, optimizer.granularity, optimizer.rescale) == (0.5, "tensor", True)
+
+
+def test_a_state_of_rows_is_not_for_the_fused_step():
     (param,) = zeros((10, 10))
     rows = LRDropout(torch.optim.Adam([param]), granularity="row").state_dict()
-    single = LRDropout(torch.optim.Adam([param]), p=0.3, implementation="single_pass")
-    with pytest.raises(ValueError, match="single_pass must have granularity=element"):
-        single.load_state_dict(rows)
-    assert (single.p, single.granularity) == (0.3, "element")
+    fused = LRDropout(torch.optim.Adam([param]), p=0.3, implementation="fused")
+    with pytest.raises(ValueError, match="fused must have granularity=element.*of row: use snap"):
+        fused.load_state_dict(rows)
+    assert (fused.p, fused.granularity) == (0.3, "element")
 
 
 def test_from_the_command_line_a_run_is_another_than_the_papers(cli: Callable[..., Any]):

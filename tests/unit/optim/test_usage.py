@@ -115,10 +115,10 @@ def test_a_grad_scaler_that_overflows_skips_the_step_and_its_mask(options: dict[
 
 def test_each_group_may_have_its_own_p():
     w, b = torch.zeros(2000, requires_grad=True), torch.zeros(2000, requires_grad=True)
-    base = torch.optim.SGD([{"params": [w]}, {"params": [b], "p": 1.0}], lr=1.0)
+    base = torch.optim.SGD([{"params": [w]}, {"params": [b], "keep_p": 1.0}], lr=1.0)
     lrd = LRDropout(base, p=0.25, seed=5)
     more = torch.zeros(3000, requires_grad=True)
-    lrd.add_param_group({"params": [more], "p": 0.9})
+    lrd.add_param_group({"params": [more], "keep_p": 0.9})
     for param in (w, b, more):
         param.grad = torch.ones_like(param)
     lrd.step()
@@ -127,7 +127,7 @@ def test_each_group_may_have_its_own_p():
     assert torch.equal(more == -1, keep_mask(5, 0, 0.9, start=4000, count=3000))
     kept = int((w == -1).sum() + (b == -1).sum() + (more == -1).sum())
     assert lrd.fraction_kept() == kept / 7000
-    lrd.param_groups[1]["p"] = 0.0
+    lrd.param_groups[1]["keep_p"] = 0.0
     with pytest.raises(ValueError, match="p must be"):
         lrd.step()
 
@@ -135,18 +135,19 @@ def test_each_group_may_have_its_own_p():
 def test_state_dicts_go_between_an_lrdropout_and_its_base():
     model, x = problem()
     lrd = LRDropout(torch.optim.Adam(model.parameters()), p=0.3, seed=9)
-    lrd.param_groups[0]["p"] = 0.7
+    lrd.param_groups[0]["keep_p"] = 0.7
     train(model, lrd, x, 3)
     plain = torch.optim.Adam(model.parameters())
     plain.load_state_dict(lrd.state_dict())
     step = next(iter(plain.state.values()))["step"]
     assert int(step) == 3
     other = LRDropout(torch.optim.Adam(model.parameters()), p=0.4, seed=8)
-    other.param_groups[0]["p"] = 0.6
-    other.load_state_dict(torch.optim.Adam(model.parameters()).state_dict())
-    assert (other.p, other.seed, other.t, other.param_groups[0]["p"]) == (0.4, 8, 0, 0.6)
+    other.param_groups[0]["keep_p"] = 0.6
+    with pytest.warns(UserWarning, match="holds no seed and t of LRDropout.*seed=8 and t=0"):
+        other.load_state_dict(torch.optim.Adam(model.parameters()).state_dict())
+    assert (other.p, other.seed, other.t, other.param_groups[0]["keep_p"]) == (0.4, 8, 0, 0.6)
     other.load_state_dict(lrd.state_dict())
-    assert (other.p, other.seed, other.t, other.param_groups[0]["p"]) == (0.3, 9, 3, 0.7)
+    assert (other.p, other.seed, other.t, other.param_groups[0]["keep_p"]) == (0.3, 9, 3, 0.7)
 
 
 def test_a_fresh_process_goes_on_bitwise(tmp_path):
@@ -180,25 +181,80 @@ def test_copies_and_pickles_go_on_alike(how: Any):
     train(model, lrd, x, 2)
     train(model_2, lrd_2, x, 2)
     assert torch.equal(weights(model), weights(model_2))
-    assert "p" not in lrd_2.param_groups[0] and (lrd_2.p, lrd_2.seed, lrd_2.t) == (0.3, 6, 4)
+    assert "keep_p" not in lrd_2.param_groups[0] and (lrd_2.p, lrd_2.seed, lrd_2.t) == (0.3, 6, 4)
     assert (lrd_2.granularity, lrd_2.rescale) == ("row", True)
 
 
-def test_what_was_saved_before_there_were_options_is_the_papers():
+def test_what_earlier_versions_saved_is_understood():
+    """A pickle and a state_dict of the first version, whose groups had their own p under ``p``."""
     model, x = problem()
     lrd = LRDropout(torch.optim.Adam(model.parameters()), p=0.3, seed=6)
     train(model, lrd, x, 2)
-    names = ("base", "p", "seed", "t", "implementation")
-    older = LRDropout.__new__(LRDropout)
-    older.__setstate__({name: getattr(lrd, name) for name in names})
-    assert (older.granularity, older.rescale) == ("element", False)
-    assert older.fraction_kept() == lrd.fraction_kept()
-    saved = lrd.state_dict()
-    saved["lrd"] = {name: saved["lrd"][name] for name in ("p", "seed", "t")}
+    (group,) = lrd.param_groups
+    for name in [name for name in group if name.startswith("lrd_")]:
+        del group[name]
+    group["p"] = 0.9
+    old = {"base": lrd.base, "p": 0.3, "seed": 6, "t": 2}
+    saved = {**copy.deepcopy(lrd.base.state_dict()), "lrd": {"p": 0.3, "seed": 6, "t": 2}}
+    for name, now in (("generic", "snapshot"), ("single_pass", "fused"), ("auto", "auto")):
+        older = LRDropout.__new__(LRDropout)
+        older.__setstate__({**old, "implementation": name})
+        assert (older.granularity, older.rescale, older.implementation) == ("element", False, now)
+        assert (older.p, older.seed, older.t) == (0.3, 6, 2)
+        assert older.param_groups[0]["keep_p"] == 0.9 and "p" not in older.param_groups[0]
     rows = LRDropout(torch.optim.Adam(model.parameters()), granularity="row", rescale=True)
     rows.load_state_dict(saved)  # which leaves what it does not know
     assert (rows.p, rows.seed, rows.t) == (0.3, 6, 2)
     assert (rows.granularity, rows.rescale) == ("row", True)
+    assert rows.param_groups[0]["keep_p"] == 0.9
+
+
+class HasItsOwnP(torch.optim.SGD):
+    """A base with a hyperparameter p, such as FAdam and SophiaH of pytorch_optimizer."""
+
+    def __init__(self, params: Any, lr: float, p: float) -> None:
+        super().__init__(params, lr=lr)
+        self.defaults["p"] = p
+        for group in self.param_groups:
+            group["p"] = p
+
+
+def test_a_p_of_the_base_is_neither_read_nor_renamed():
+    param = torch.zeros(1000, requires_grad=True)
+    lrd = LRDropout(HasItsOwnP([param], 1.0, 0.01), p=1.0)
+    for copied in (lrd, copy.deepcopy(lrd), pickle.loads(pickle.dumps(lrd))):
+        (q,) = copied.param_groups[0]["params"]
+        q.grad = torch.ones_like(q)
+        copied.step()
+        assert copied.fraction_kept() == 1 and (q == -copied.t).all()
+    old = {**lrd.base.state_dict(), "lrd": {"p": 1.0, "seed": 0, "t": 1}}
+    lrd.load_state_dict(old)
+    assert lrd.param_groups[0]["p"] == 0.01 and "keep_p" not in lrd.param_groups[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"lrd_p": 7}, r"p must be in \(0, 1\].*got 7"),
+        ({"lrd_seed": "x"}, "seed must be an integer, got 'x'"),
+        ({"lrd_t": -1}, "t must be an integer of at least 0, got -1"),
+        ({"lrd_granularity": "column"}, "granularity must be one of .*got column"),
+        ({"lrd_rescale": 1}, "rescale must be one of True, False, got 1"),
+    ],
+)
+def test_what_is_loaded_is_checked_before_anything_changes(change: dict[str, Any], text: str):
+    model, x = problem()
+    lrd = LRDropout(torch.optim.Adam(model.parameters()), p=0.3, seed=6)
+    train(model, lrd, x, 2)
+    before = copy.deepcopy(lrd.state_dict())
+    saved = copy.deepcopy(before)
+    saved["param_groups"][0].update(change, lr=9.0)
+    with pytest.raises(ValueError, match=text):
+        lrd.load_state_dict(saved)
+    assert lrd.state_dict()["param_groups"] == before["param_groups"]
+    with pytest.raises(ValueError, match="p must be in"):
+        lrd.load_state_dict({**before, "lrd": {"p": 7, "base": None, "foo": 1}})
+    assert lrd.base is not None and not hasattr(lrd, "foo")
 
 
 def test_frozen_and_gradientless_parameters_stay_and_count_in_the_index():
@@ -264,14 +320,6 @@ def test_large_scalar_and_empty_parameters():
     keep = keep_mask(2, 0, 0.5, start=0, count=size + 1)
     assert torch.equal(torch.cat([big, scalar[None]]) == -1, keep)
     assert lrd.fraction_kept() == int(keep.sum()) / (size + 1)
-
-
-def test_no_snapshot_survives_a_step_and_none_is_taken_at_p_one():
-    param = torch.zeros(1000, requires_grad=True)
-    _, lrd = step_once(param)
-    assert set(vars(lrd)) - set(vars(LRDropout(torch.optim.SGD([param])))) == set()
-    assert not any(isinstance(v, Tensor | list) for v in vars(lrd).values())
-    assert "param_groups" not in vars(lrd) and not lrd.state.get(param)
 
 
 def test_torchs_random_state_is_neither_read_nor_changed():
@@ -360,7 +408,8 @@ def test_a_checkpoint_in_memory_loads_with_weights_only():
     file = io.BytesIO()
     torch.save(lrd.state_dict(), file)
     file.seek(0)
-    assert torch.load(file, weights_only=True)["lrd"] == {
-        **{"p": 0.5, "seed": 0, "t": 2},
-        **{"granularity": "element", "rescale": False},
+    (group,) = torch.load(file, weights_only=True)["param_groups"]
+    assert {k: v for k, v in group.items() if k.startswith("lrd_")} == {
+        **{"lrd_p": 0.5, "lrd_seed": 0, "lrd_t": 2},
+        **{"lrd_granularity": "element", "lrd_rescale": False},
     }

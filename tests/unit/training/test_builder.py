@@ -143,8 +143,8 @@ def test_optimizers_that_this_loop_cannot_run_say_so(target: str, line: str):
 
 
 def test_an_implementation_that_cannot_be_is_refused_before_data_are_read():
-    wanted = ["lrd.implementation=single_pass", "optim._target_=torch.optim.Adagrad"]
-    with pytest.raises(ValueError, match=r"^lrd.implementation=single_pass must have one of SGD,"):
+    wanted = ["lrd.implementation=fused", "optim._target_=torch.optim.Adagrad"]
+    with pytest.raises(ValueError, match="^lrd.implementation=fused: the base must be one of SGD"):
         parts("dataset=mnist", "data.root=nowhere", *wanted)
 
 

@@ -1,5 +1,6 @@
 """The loop around a task: order of events, sums, resume, determinism, the data it sees."""
 
+import copy
 import itertools
 import math
 import time
@@ -268,12 +269,12 @@ def test_p_goes_by_its_schedule_over_the_whole_run(max_steps: int | None):
     ours, seen = trainer(epochs=3, p_schedule=PSchedule(0.2, 0.8, "linear")), []
     ours.max_steps = max_steps
     ours.on_step_end = lambda now: seen.append(now.optimizer.p)
-    ours.optimizer.param_groups[0]["p"] = 0.6
+    ours.optimizer.param_groups[0]["keep_p"] = 0.6
     ours.run()
     each = [0.2 + 0.6 * step / 21 for step in range(21)][:max_steps]
     steps = [p for p, before in zip(seen, [None, *seen], strict=False) if p != before]
     assert steps == pytest.approx(each)
-    assert ours.optimizer.param_groups[0]["p"] == 0.6
+    assert ours.optimizer.param_groups[0]["keep_p"] == 0.6
     assert lines(ours)[-1]["fraction_kept"] == pytest.approx(0.6, abs=0.15)
 
 
@@ -408,3 +409,78 @@ def test_the_keep_probability_is_assigned_only_when_it_changes(monkeypatch: pyte
         assigned.clear()
         ours.run()
         assert len(assigned) == count  # 14 steps, the first at the p that is set
+
+
+class Averaging(torch.optim.SGD):
+    """Weights for training and weights for use, as Schedule-Free optimizers have: here 1 apart."""
+
+    def __init__(self, params: Any, lr: float) -> None:
+        super().__init__(params, lr=lr)
+        self.param_groups[0]["training"] = False
+        self.calls: list[str] = []
+
+    @torch.no_grad()
+    def _switch(self, training: bool) -> None:
+        (group,) = self.param_groups
+        if group["training"] != training:
+            self.calls.append("train" if training else "eval")
+            group["training"] = training
+            for param in group["params"]:
+                param.mul_(3 if training else 1 / 3)  # inexact on purpose
+
+    def train(self) -> None:
+        self._switch(True)
+
+    def eval(self) -> None:
+        self._switch(False)
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        assert self.param_groups[0]["training"]
+        super().step()
+
+
+def averaging(**settings: Any) -> Trainer:
+    made = trainer(epochs=3, **settings)
+    made.optimizer = LRDropout(Averaging(made.model.parameters(), lr=1e-3), p=0.5, seed=5)
+    made.__post_init__()
+    return made
+
+
+def test_an_optimizer_with_modes_trains_in_one_and_is_scored_in_the_other():
+    ours, seen = averaging(), []
+    evaluate = ours.evaluator.scores
+
+    def scores(*arguments: Any) -> Any:
+        seen.append(ours.optimizer.param_groups[0]["training"])
+        return evaluate(*arguments)
+
+    ours.evaluator.scores = scores  # type: ignore[method-assign]
+    ours.run()
+    base = ours.optimizer.base
+    assert isinstance(base, Averaging)
+    assert base.calls == ["train", "eval"] * 3 and seen == [False] * 3
+
+
+@pytest.mark.parametrize("when", ["step", "evaluation"])
+def test_a_run_with_modes_resumes_bitwise(when: str):
+    class Stop(Exception):
+        pass
+
+    whole = averaging()
+    whole.run()
+    saved: list[Any] = []
+
+    def stop(at: Trainer) -> None:
+        evaluating = not at.optimizer.param_groups[0]["training"]
+        if at.state.epoch == 1 and at.state.step > 1 and evaluating == (when == "evaluation"):
+            saved.append(copy.deepcopy(at.state_dict()))
+            raise Stop
+
+    first = averaging(on_step_end=stop)
+    with pytest.raises(Stop):
+        first.run()
+    second = averaging()
+    second.load_state_dict(saved[0])
+    second.run()
+    assert torch.equal(weights(second), weights(whole))
+    assert lines(second) == lines(whole)[1:]

@@ -42,7 +42,7 @@ def test_a_turn_of_the_lrd_loop_is_an_epoch_or_its_first_steps():
         done = turn(steps)
         assert done.images == pytest.approx(images)
         assert 0 < done.seconds < done.total_seconds
-    assert done.record["implementation"] == "generic"
+    assert done.record["implementation"] == "fused"
 
 
 @pytest.mark.parametrize("naive", [False, True])

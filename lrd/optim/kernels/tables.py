@@ -1,0 +1,75 @@
+"""What the compiled kernels read: tables of pieces and keys. And the folder that keeps kernels."""
+
+import os
+import tempfile
+from array import array
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+
+from lrd.optim.params import Piece
+from lrd.rng import fold_key
+
+OWN = 3  # the columns length, first and last are common; a kernel's own begin here
+RESTORE_COLUMNS = OWN + 5
+
+
+def update_table(pieces: Sequence[Piece]) -> array:
+    """Return the rows (length, first, threshold - 1, scalars' row, addresses) as int64."""
+    table = array("q")
+    for tensors, begin, length, first, threshold, _, _, row in pieces:
+        table.extend((length, first, threshold - 1, row))
+        table.extend([x.data_ptr() + 4 * begin for x in tensors])
+    return table
+
+
+def restore_table(pieces: Sequence[Piece]) -> array:
+    """Return the rows (length, first, threshold - 1, unit, origin, bytes, new, old) as int64."""
+    table = array("q")
+    for (new, old), begin, length, first, threshold, unit, origin, _ in pieces:
+        size = new.element_size()
+        table.extend((length, first, threshold - 1, unit, origin, size))
+        table.extend((new.data_ptr() + begin * size, old.data_ptr() + begin * size))
+    return table
+
+
+def key_table(pieces: Sequence[Piece], seed: int, t: int) -> tuple[array, int]:
+    """Return the two words of the key of each high word of the pieces' global indices, as uint32,
+    and the first of these high words."""
+    if not pieces:
+        return array("I"), 0
+    high, end = pieces[0].origin >> 32, pieces[-1]  # pieces come in the order of their indices
+    last = (end.first + end.length) >> 32
+    keys = [fold_key(seed, t, word) for word in range(high, last + 1)]
+    return array("I", [half for key in keys for half in (key & 0xFFFFFFFF, key >> 32)]), high
+
+
+def cached_file(name: str, make: Callable[[Path], None]) -> Path:
+    """Return the file ``name``, which ``make(path)`` writes if it is not there.
+
+    It lies in ``lrd`` in the user's cache folder. If nothing can be written there, a temporary
+    folder serves this process.
+    """
+    try:
+        return _file(cache_folder(), name, make)
+    except OSError:
+        return _file(_temporary_folder(), name, make)
+
+
+def cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lrd"
+
+
+@cache
+def _temporary_folder() -> Path:
+    return Path(tempfile.mkdtemp(prefix="lrd-"))
+
+
+def _file(folder: Path, name: str, make: Callable[[Path], None]) -> Path:
+    """Make the file beside its place and move it there at once: others may do the same."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / name).exists():
+        with tempfile.TemporaryDirectory(dir=folder) as unfinished:
+            make(Path(unfinished) / name)
+            os.replace(Path(unfinished) / name, folder / name)
+    return folder / name

@@ -1,0 +1,1 @@
+"""Published compatibility: LRDropout around the optimizers of torch and of other packages."""

@@ -1,0 +1,308 @@
+"""The kernels: save, restore and update in C, in Triton (interpreted) and as torch operations."""
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lrd import LRDropout
+from lrd.optim import kernels
+from lrd.optim.kernels import c, kernels_for, tables
+from lrd.optim.kernels.c import CKernels
+from lrd.optim.kernels.eager import EagerKernels
+from lrd.optim.masks import keep_threshold
+from lrd.optim.params import Piece
+from lrd.optim.update_rules import update_rule_for
+from tests.helpers.masks import mask
+from tests.unit.optim.test_fused import BASES
+
+P, SEED, STEP = 0.6, 5, 9
+CPU = torch.device("cpu")
+# Around every edge: nothing, one element, a vector register, a thread's share, a segment.
+COUNTS = [0, 1, 7, 64, 257, (1 << 15) - 1, (1 << 15) + 3, (1 << 20) + 777]
+TYPES = [
+    *(torch.float32, torch.float64, torch.bfloat16, torch.float16),
+    *(torch.complex64, torch.complex128, torch.int8),
+]
+both = pytest.mark.parametrize("made", [CKernels, EagerKernels])
+
+
+@pytest.fixture(autouse=True)
+def _fresh_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled kernels of earlier tests serve, but nothing of a test that breaks a compiler."""
+    monkeypatch.setattr(kernels, "_ready", {})
+    monkeypatch.setattr(c, "_loaded", dict(c._loaded))
+    kernels._warn_once.cache_clear()
+
+
+def numbers(count: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(count + 1000 * seed)
+    return torch.randint(1, 100, (count,), generator=generator).to(dtype)
+
+
+def pieces(news: list[Tensor], olds: list[Tensor], first: int = 0, unit: int = 1) -> list[Piece]:
+    made, start = [], first
+    for pair in zip(news, olds, strict=True):
+        count = pair[0].numel()
+        made.append(Piece(pair, 0, count, start, keep_threshold(P), unit, start, 0))
+        start += count
+    return made
+
+
+def check_restore(
+    kernel: Any, news: list[Tensor], first: int = 0, granularity: str = "element", unit: int = 1
+) -> None:
+    """Every value changes, then comes back where numpy's mask is 0."""
+    before = [new.clone() for new in news]
+    olds = [torch.empty_like(new) for new in news]
+    kernel.save(pieces(news, olds, first, unit))
+    assert all(torch.equal(a, b) for a, b in zip(olds, before, strict=True))
+    for new in news:
+        new.neg_()
+    kernel.restore(pieces(news, olds, first, unit), SEED, STEP)
+    start = first
+    for new, old in zip(news, before, strict=True):
+        shape = (new.numel() // unit, unit) if granularity == "row" else (new.numel(),)
+        keep = torch.from_numpy(mask(SEED, STEP, P, start, shape, granularity)).view(-1)
+        assert torch.equal(new, torch.where(keep, -old, old))
+        start += new.numel()
+
+
+@both
+@pytest.mark.parametrize("threads", [1, 3])
+def test_sizes_around_every_edge(made: type, threads: int):
+    torch.set_num_threads(threads)
+    check_restore(made(), [numbers(count) for count in COUNTS])
+
+
+@both
+@pytest.mark.parametrize("dtype", TYPES)
+def test_every_type_has_the_same_mask(made: type, dtype: torch.dtype):
+    check_restore(made(), [numbers(1000, dtype), numbers(13, dtype)])
+
+
+@both
+@pytest.mark.parametrize("first", [2**31 - 1000, 2**32 - 1000, 2**32 + 7, 2**33 - 1])
+def test_indices_have_64_bits(made: type, first: int):
+    check_restore(made(), [numbers(700), numbers(2000)], first)
+    check_restore(made(), [numbers(700), numbers(2100)], first, "row", unit=7)
+    check_restore(made(), [numbers(3000, torch.complex128)], first)
+
+
+@both
+@pytest.mark.parametrize("unit", [2, 5, 1000])
+def test_units_have_the_bit_of_their_first_element(made: type, unit: int):
+    torch.set_num_threads(3)
+    check_restore(made(), [numbers(40_000), numbers(3000, torch.float64)], 11, "row", unit)
+
+
+@both
+def test_a_piece_in_the_middle_of_a_tensor_and_of_a_unit(made: type):
+    """As a shard is: elements 300 to 799, of which each row of 100 has one bit."""
+    new = numbers(1000)
+    before, old = new.clone(), torch.zeros(1000)
+    piece = Piece((new, old), 250, 500, 350, keep_threshold(P), 100, 50, 0)
+    made().save([Piece((new, old), 0, 1000, 0, 0, 1, 0, 0)])
+    new.neg_()
+    made().restore([piece], SEED, STEP)
+    keep = torch.from_numpy(mask(SEED, STEP, P, 50, (8, 100), "row")).view(-1)
+    expected = -before
+    expected[250:750] = torch.where(keep[300:800], -before[250:750], before[250:750])
+    assert torch.equal(new, expected)
+
+
+@both
+def test_infinities_and_nans_come_back_to_the_bit(made: type):
+    odd = torch.tensor([float("nan"), float("inf"), -0.0, 1e-40] * 500)
+    odd.view(torch.int32)[0] = 0x7FC12345  # a NaN with a payload
+    new = torch.full_like(odd, 3.0)
+    made().restore(pieces([new], [odd]), SEED, STEP)
+    keep = torch.from_numpy(mask(SEED, STEP, P, 0, (len(odd),)))
+    assert torch.equal(new.view(torch.int32)[~keep], odd.view(torch.int32)[~keep])
+    assert (new[keep] == 3).all()
+
+
+def update_of(
+    kernel: Any, name: str, counts: tuple[int, ...] = (2500, 70_000, 3), first: int = 2**32 - 1000
+) -> list[Tensor]:
+    """Weights and moments, as bits, after an update of values of every kind."""
+    kind, settings = BASES[name]
+    base = kind([torch.zeros(2, requires_grad=True)], **settings)  # type: ignore[call-arg]
+    rule = update_rule_for(base, base.param_groups[0])
+    assert rule is not None
+    generator, made, start = torch.Generator().manual_seed(1), [], first
+    for row, count in enumerate(counts):
+        values = [torch.randn(count, generator=generator) for _ in range(2 + len(rule.moments))]
+        tensors = (*values[:2], *(value.abs() for value in values[2:]))
+        if count > 3:
+            for at, odd in enumerate((float("nan"), float("inf"), -0.0, 1e-42, 3e38, 1e20)):
+                for place, tensor in enumerate(tensors):
+                    tensor[10 * place + at] = odd
+        made.append(Piece(tensors, 0, count, start, keep_threshold(P), 1, start, row))
+        start += count
+    scalars = torch.rand(len(counts), len(rule.scalars), generator=torch.Generator().manual_seed(2))
+    kernel.update(rule, made, scalars, SEED, STEP)
+    values = [tensor for piece in made for tensor in piece.tensors]
+    return [
+        torch.where(v.isnan(), torch.full_like(v, torch.nan), v).view(torch.int32) for v in values
+    ]
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_c_updates_to_the_bits_of_torchs_operations(name: str):
+    for one, other in zip(
+        update_of(CKernels(), name), update_of(EagerKernels(), name), strict=True
+    ):
+        assert torch.equal(one, other)
+
+
+def test_triton_gives_the_bits_of_c():
+    """Interpreted, in a process of its own: Triton reads the switch when it is imported."""
+    code = """
+import torch
+from lrd.optim.kernels.c import CKernels
+from lrd.optim.kernels.triton import TritonKernels
+from tests.unit.optim import test_kernels as t
+
+for name in t.BASES:
+    kernels = TritonKernels(), CKernels()
+    for a, b in zip(*(t.update_of(k, name, (2500, 3)) for k in kernels), strict=True):
+        assert torch.equal(a, b), name
+for dtype in t.TYPES:
+    t.check_restore(TritonKernels(), [t.numbers(1030, dtype), t.numbers(13, dtype)], 2**32 - 500)
+t.check_restore(TritonKernels(), [t.numbers(2100)], 2**32 - 700, "row", unit=7)
+"""
+    pytest.importorskip("triton")
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_triton_assembles_strict_arithmetic_and_vector_loads():
+    """For compute capability 9.0, which needs no GPU: what the kernels cost is in the assembly."""
+    triton = pytest.importorskip("triton")
+    from triton.backends.compiler import GPUTarget
+
+    from lrd.optim.kernels.triton import BLOCK, _module
+
+    def assembly(kernel: Any, constants: dict[str, Any], **pointers: str) -> str:
+        names = {**pointers, "keys": "*i32", "high": "i32", **dict.fromkeys(constants, "constexpr")}
+        source = triton.compiler.ASTSource(fn=kernel, signature=names, constexprs=constants)
+        options = {"enable_fp_fusion": False}
+        return triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm["ptx"]
+
+    kind, settings = BASES["AMSGrad"]
+    base = kind([torch.zeros(2, requires_grad=True)], **settings)  # type: ignore[call-arg]
+    rule = update_rule_for(base, base.param_groups[0])
+    constants: dict[str, Any] = {"ALIGNED": True, "BLOCK": BLOCK}
+    tables = {"table": "*i64", "blocks": "*i64"}
+    text = assembly(_module(rule).update, constants, **tables, scalars="*fp32")
+    assert text.count("ld.global.v4") >= 10 and text.count("st.global.v4") >= 8
+    assert "sqrt.rn" in text and "div.rn" in text
+    assert not any(loose in text for loose in ("fma.rn.f32", "div.full", "sqrt.approx"))
+    words = {"WORD": triton.language.int16, "WORDS": 1}
+    assert "st.global" in assembly(_module(None).restore, {**constants, **words}, **tables)
+
+
+# Compilers.
+
+BROKEN: dict[str, Callable[[pytest.MonkeyPatch, Path], None]] = {
+    "fails": lambda patch, folder: patch.setenv("CC", "false"),
+    "is not a command": lambda patch, folder: patch.setenv("CC", "no-such-compiler"),
+    "no C compiler": lambda patch, folder: patch.setenv("PATH", str(folder)),
+}
+
+
+def steps(**settings: Any) -> tuple[Tensor, LRDropout]:
+    param = torch.linspace(-1, 1, 500).requires_grad_()
+    optimizer = LRDropout(torch.optim.Adam([param], lr=0.1), **settings)
+    for _ in range(4):
+        optimizer.zero_grad()
+        param.square().sum().backward()
+        optimizer.step()
+    return param.detach(), optimizer
+
+
+@pytest.mark.parametrize("how", BROKEN)
+@pytest.mark.parametrize("implementation", ["auto", "fused", "snapshot"])
+def test_a_compiler_that_does_not_work_changes_no_number_and_warns_once(
+    how: str,
+    implementation: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+):
+    compiled, _ = steps(implementation=implementation)
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(kernels, "_ready", {})
+    monkeypatch.setattr(c, "_loaded", {})
+    BROKEN[how](monkeypatch, tmp_path)
+    eager, optimizer = steps(implementation=implementation)
+    assert torch.equal(eager, compiled)
+    assert optimizer.path == ("snapshot" if implementation == "snapshot" else "fused")
+    (warning,) = [r for r in caplog.records if r.levelno >= logging.WARNING]
+    assert "steps without compiled kernels on cpu" in warning.message
+    assert ("failed" if how == "fails" else how) in warning.message
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr(c, "_loaded", {})
+    assert isinstance(kernels_for(CPU), CKernels) and not caplog.records
+
+
+def test_the_cache_goes_by_source_compiler_flags_and_processor(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    source, compiles = "int one(void) { return 1; }", []
+    original = c._compile
+
+    def compile(*arguments: Any) -> None:
+        compiles.append(arguments)
+        original(*arguments)
+
+    monkeypatch.setattr(c, "_compile", compile)
+    first = c.compile_library(source)
+    assert c.compile_library(source) == first and len(compiles) == 1
+    assert [p.name for p in tables.cache_folder().iterdir()] == [first.name]  # nothing left over
+    c.compile_library(source + "\n")
+    monkeypatch.setattr(c, "FLAGS", (*c.FLAGS, "-g"))
+    c.compile_library(source)
+    monkeypatch.setattr(c, "_processor", lambda: "another")
+    c.compile_library(source)
+    monkeypatch.setenv("CC", "g++")
+    c.compile_library(source)
+    assert len(compiles) == 5
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(("dtype", "unit"), list(product(TYPES, (1, 7))))
+def test_a_gpu_restores_what_a_cpu_restores(dtype: torch.dtype, unit: int):
+    news = [numbers(count * 7, dtype) for count in (1, 64, 40_000)]
+    olds = [numbers(count * 7, dtype, seed=1) for count in (1, 64, 40_000)]
+    there = [new.cuda() for new in news]
+    CKernels().restore(pieces(news, olds, 2**32 - 5000, unit), SEED, STEP)
+    kernel = kernels_for(torch.device("cuda"))
+    assert not isinstance(kernel, EagerKernels)
+    kernel.restore(pieces(there, [o.cuda() for o in olds], 2**32 - 5000, unit), SEED, STEP)
+    assert all(torch.equal(a, b.cpu()) for a, b in zip(news, there, strict=True))
