@@ -2,9 +2,9 @@
 
     python scripts/slurm_endurance.py          needs Debian's slurm-wlm and munge (slurm_local.sh)
 
-Twelve runs, one of which must fail. Of the others one gets the signal before a time-out, one is
-requeued, the running ones are preempted, one is canceled before it starts. Submitting again adds
-what is missing. Prints what a user would see and the differing bytes (0); the exit status is 1 if
+Six runs, two at once, one of which must fail. Of the others one gets the signal before a time-out,
+one is requeued, two are preempted, one is canceled before it starts. Submitting again adds what is
+missing. Prints what a user would see and the differing bytes (0); the exit status is 1 if
 any differ. Everything is in a temporary directory.
 """
 
@@ -27,12 +27,12 @@ def main() -> int:
 
 def disturb_local_slurm() -> int:
     """Start a SLURM in a temporary directory, run the comparison, and stop it."""
-    from scripts.benchmarks.endurance import ROOT, disturb_slurm_sweep
+    from scripts.benchmarks.endurance import ROOT, SLURM_CPUS, disturb_slurm_sweep
 
     script = str(ROOT / "scripts" / "slurm_local.sh")
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        os.environ["SLURM_LOCAL"] = f"{folder}/slurm"
+        os.environ.update(SLURM_LOCAL=f"{folder}/slurm", SLURM_LOCAL_CPUS=str(SLURM_CPUS))
         started = subprocess.run([script, "start"], stdout=subprocess.PIPE, text=True)
         if started.returncode:
             return started.returncode

@@ -64,8 +64,8 @@ PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 JobRequeue=1
 ReturnToService=2
-KillWait=20
-SchedulerParameters=sched_interval=5,bf_interval=5
+KillWait=2
+SchedulerParameters=sched_interval=2,bf_interval=2,batch_sched_delay=1
 NodeName=$host NodeAddr=127.0.0.1 CPUs=$cpus RealMemory=$memory State=UNKNOWN
 PartitionName=main Nodes=$host Default=YES State=UP MaxTime=INFINITE PriorityTier=1
 PartitionName=urgent Nodes=$host State=UP MaxTime=INFINITE PriorityTier=2

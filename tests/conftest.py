@@ -14,10 +14,10 @@ from hydra.core.global_hydra import GlobalHydra
 
 from lrd import cli as command_line
 
-# Files that take a minute or more with few tests; pytest-xdist starts with them.
+# The files that take longest, longest first: pytest-xdist distributes files in this order.
 LONG = (
-    *("endurance", "distributed", "local_launcher", "dataloader", "slurm_launcher"),
-    *("bench", "detection", "segmentation"),
+    *("endurance", "slurm_launcher", "documented_commands", "report", "distributed", "bench"),
+    *("state_machine", "local_launcher", "dataloader", "detection", "segmentation"),
 )
 torch.set_num_threads(1)  # on tensors this small, threads on a shared machine only wait
 
@@ -29,7 +29,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in LONG)
+    place = {f"test_{name}": number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))
 
 
 @pytest.fixture(scope="session")

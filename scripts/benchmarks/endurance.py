@@ -247,7 +247,7 @@ def sweep_with_writers(writers: int, overrides: Sequence[str]) -> int:
 # A sweep on SLURM
 
 
-_CPUS = 2
+SLURM_CPUS = 2  # jobs at once: the others wait
 _RATES = [*(f"{k / 100:g}" for k in range(1, 6)), "1e+18"]  # the last makes the loss infinite
 _EPOCHS = 300
 _SWEEP = ["-m", "optim=sgdm", f"optim.lr={','.join(_RATES)}", f"train.epochs={_EPOCHS}"]
@@ -292,13 +292,13 @@ def _disturb(submitter: subprocess.Popen[str]) -> None:
         return job
 
     _wait_for_progress(_RATES[:2], 2, submitter)
+    _show("scontrol", "requeue", job(_RATES[1]))
     # While others of the array wait, SLURM 22.05 delivers the signal and reports that it could
     # not: scancel would send it again every few seconds.
     _show("timeout", "2", "scancel", "--signal=USR2", job(_RATES[0]))
-    _show("scontrol", "requeue", job(_RATES[1]))
     _show(sys.executable, f"{ROOT}/scripts/runs.py")
     _wait_for_progress(_RATES[2:-2], 1, submitter)
-    _show("srun", "--partition=urgent", f"--ntasks={_CPUS}", "echo", "urgent")
+    _show("srun", "--partition=urgent", f"--ntasks={SLURM_CPUS}", "echo", "urgent")
     _show("scancel", job(_RATES[-2]))
     _show("squeue")
 
@@ -310,8 +310,10 @@ def _compare_with_local() -> int:
     ours, theirs = _by_learning_rate("local"), _by_learning_rate("runs")
     differing = 0
     for rate in _RATES[:-1]:
-        count = count_differing_bytes(ours[rate], theirs[rate])
-        print(f"lr {rate:5} job {theirs[rate].metadata['job']:6} {count} differing bytes")
+        count, job = count_differing_bytes(ours[rate], theirs[rate]), theirs[rate].metadata["job"]
+        logs = Path("runs/.submitit").glob(f"{job}/*.out")
+        resumes = sum(log.read_text().count("resuming after epoch") for log in logs)
+        print(f"lr {rate:5} job {job:6} resumes {resumes}, differing bytes {count}")
         differing += count
     states = {theirs[_RATES[-1]].status, ours[_RATES[-1]].status}
     print(f"lr {_RATES[-1]:5} {' and '.join(states)}, as expected")

@@ -1,4 +1,8 @@
-"""Every command in README and docs: it runs two steps, or is named here and composes."""
+"""Every command in README and docs: it runs two steps, or is named here and composes.
+
+A command that stands on several pages runs once. All run in one folder, in the order of the pages,
+so that tables and figures have runs to show.
+"""
 
 import re
 import shlex
@@ -6,7 +10,6 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
@@ -17,9 +20,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from lrd import cli as command_line
 from lrd.analysis import resolve, studies
-from lrd.analysis.resolve import expand_sweep
 from lrd.config import compose as composition
-from lrd.config.compose import compose, to_config
 from lrd.config.schema import Config
 
 ROOT = Path(__file__).parents[2]
@@ -41,6 +42,9 @@ COMPOSED = {
         "dataset.partial=true",
         "python run.py -m +experiment=fast_cifar10",
     ],
+    "nothing: two steps of it are two steps of the same with scale=0.1, which run": [
+        "python run.py -m +experiment=table1_mnist",
+    ],
     "several GPUs, and full data": [
         "torchrun --nproc_per_node=4 run.py task=cifar10 model=resnet34",
     ],
@@ -54,11 +58,14 @@ ELSEWHERE = {
     "wandb sync runs/wandb runs/*/*/seed*/wandb": "tests/unit/loggers/test_wandb.py",
     "python scripts/bench.py": "tests/integration/test_bench.py, at toy sizes",
     "python scripts/bench.py all --threads 2": "tests/integration/test_bench.py, at toy sizes",
+    "python scripts/compatibility.py": "tests/compat/test_compatibility.py, with the extra compat",
     "python scripts/endurance.py --kills 30": "tests/integration/test_endurance.py, fewer kills",
     "python scripts/endurance.py --kills 60 --every-optimizer": "the same",
 }
 TOOLS = ("ruff", "codespell", "pyright", "pytest", "pre-commit", "LRD_DATA", "LRD_VOC_LISTS")
-SHORT = ["train.max_steps=2", "eval.pictures_every=0"]
+SHORT = ["train.max_steps=2", "eval.pictures_every=0", "run.force=true"]
+# Sweeps over optimizers compose them all and run one, but for this one, which runs them all.
+WHOLE = "-m +experiment=quickstart"
 
 
 def commands_of(page: Path) -> list[str]:
@@ -81,28 +88,30 @@ def plain(command: str) -> str:
     return command.replace("'", "")
 
 
+def documented() -> dict[str, Path]:
+    """The first page of each command, in the order of the pages."""
+    first: dict[str, Path] = {}
+    for page in PAGES:
+        if page.name != "extending.md":
+            for command in commands_of(page):
+                first.setdefault(command, page)
+    return first
+
+
 COMMANDS = [
-    pytest.param(page, command, id=f"{page.parent.name}/{page.stem}: {plain(command)}")
-    for page in PAGES
-    for command in dict.fromkeys(commands_of(page))
-    if page.name != "extending.md"
+    pytest.param(command, id=f"{page.parent.name}/{page.stem}: {plain(command)}")
+    for command, page in documented().items()
 ]
 NAMED = {command: need for need, commands in COMPOSED.items() for command in commands}
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """A folder for each page, where its commands run in turn; it has the published results."""
-    made: dict[str, Path] = {}
-
-    def folder(page: str) -> Path:
-        if page not in made:
-            made[page] = tmp_path_factory.mktemp("page")
-            shutil.copytree(ROOT / "results", made[page] / "results")
-            (made[page] / "docs" / "images").mkdir(parents=True)
-        return made[page]
-
-    return folder
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the commands run; it has the published results."""
+    made = tmp_path_factory.mktemp("checkout")
+    shutil.copytree(ROOT / "results", made / "results")
+    (made / "docs" / "images").mkdir(parents=True)
+    return made
 
 
 def jobs_of(arguments: list[str]) -> list[list[str]]:
@@ -113,7 +122,7 @@ def jobs_of(arguments: list[str]) -> list[list[str]]:
     named = [a.partition("=")[2] for a in overrides if a.startswith("+experiment=")]
     if named:
         rest = [a for a in overrides if not a.startswith(("+experiment=", "hydra."))]
-        return [list(job) for job in expand_sweep(named[0], rest)]
+        return [list(job) for job in resolve.expand_sweep(named[0], rest)]
     (batch,) = BasicSweeper.split_arguments(
         OverridesParser.create().parse_overrides(overrides), None
     )
@@ -121,7 +130,7 @@ def jobs_of(arguments: list[str]) -> list[list[str]]:
 
 
 def composed(arguments: list[str]) -> list[Config]:
-    return [to_config(compose(job)) for job in jobs_of(arguments)]
+    return [resolve.resolve(job).config for job in jobs_of(arguments)]
 
 
 def run(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
@@ -131,16 +140,15 @@ def run(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of the packages that a command imports
-@pytest.mark.parametrize(("page", "command"), COMMANDS)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_a_documented_command_works(
-    page: Path,
     command: str,
-    folders: Callable[[str], Path],
+    folder: Path,
     request: pytest.FixtureRequest,
     monkeypatch: pytest.MonkeyPatch,
 ):
     program, *arguments = shlex.split(command)
-    monkeypatch.chdir(folders(page.name))
+    monkeypatch.chdir(folder)
     if plain(command) in NAMED:
         assert composed(arguments[arguments.index("run.py") + 1 :])
     elif plain(command) in ELSEWHERE or program in TOOLS:
@@ -181,24 +189,37 @@ def check_run(
     (config, *_) = composed(short)
     if config.dataset["name"] in ("mnist", "cifar10"):
         short.append(f"data.root={request.getfixturevalue('real_data')}")
-    if "-m" in short and not any(a.startswith("seed=") for a in short):
-        short.append("seed=0")
+    if "-m" in short:
+        short += one_of_a_sweep(arguments)
     if config.wandb.mode != "disabled":
         monkeypatch.setenv("WANDB_SILENT", "true")
     assert run(short, monkeypatch) == 0
 
 
+def one_of_a_sweep(arguments: list[str]) -> list[str]:
+    """Overrides that leave one seed of a sweep, and one optimizer of an experiment's."""
+    given = {resolve.setting_name(argument) for argument in arguments}
+    named = [a.partition("=")[2] for a in arguments if a.startswith("+experiment=")]
+    swept = resolve.sweep_parameters(named[0]) if named else {}
+    wanted = {"seed": "0"} | ({} if " ".join(arguments) == WHOLE else {"optim": "adam"})
+    return [f"{k}={v}" for k, v in wanted.items() if k not in given and (k in swept or k == "seed")]
+
+
 def test_every_named_command_is_documented():
-    documented = {plain(command) for page in PAGES for command in commands_of(page)}
-    assert {*NAMED, *ELSEWHERE} - documented == set()
+    known = {plain(command) for command in documented()}
+    assert {*NAMED, *ELSEWHERE} - known == set()
+    assert f"python run.py {WHOLE}" in known
 
 
 @pytest.mark.slow
 def test_every_python_block_runs(tmp_path: Path):
-    """A page's blocks run in one namespace; README's five lines need a model."""
+    """A page's blocks run in one namespace; README's five lines need a model.
+
+    tests/compat runs the recipes, which need the extra compat.
+    """
     for page in PAGES:
         blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
-        if page.name == "extending.md" or not blocks:
+        if page.name in ("extending.md", "recipes.md") or not blocks:
             continue
         if page.name == "README.md":
             model = "import torch\nmodel = torch.nn.Linear(2, 2)\n"

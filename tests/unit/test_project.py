@@ -163,10 +163,13 @@ def test_the_page_of_benchmarks_prints_the_medians_of_the_records():
     page = (ROOT / "docs" / "benchmarks.md").read_text()
     names = {"sgdm": "SGDM", "rmsprop": "RMSprop", "adam": "Adam"}
     names |= {"amsgrad": "AMSGrad", "radam": "RAdam"}
-    ways = ["LRD, fused", "LRD, generic, compiled", "LRD, generic, eager", "naive LRD"]
+    old = "LRD at d9b9f5f, "
+    ways = ["LRD, fused", f"{old}fused", "LRD, snapshot", f"{old}snapshot"]
+    ways += ["LRD, snapshot, eager", "naive LRD"]
     tables = {table["title"]: table for table in bench("cpu.json")}
+    steps = {table["title"]: table for table in bench("step.json")}
     for name, shown in names.items():
-        alone = next(t for k, t in tables.items() if k.startswith(f"{name}: the step alone, ResN"))
+        alone = next(t for k, t in steps.items() if k.startswith(f"{name}: the step alone, ResN"))
         base = next(line for line in alone["lines"] if line["label"] == alone["baseline"])
         cells = [f"{np.median(base['samples']):.1f} ms ({alone['baseline'].split(', ')[1]})"]
         cells += [ratio(alone, way) for way in ways]
@@ -174,11 +177,9 @@ def test_the_page_of_benchmarks_prints_the_medians_of_the_records():
         both = []
         for net in ("ResNet-34", "FCNet"):
             table = next(
-                t for k, t in tables.items() if k.startswith(f"{name}: zero_grad") and net in k
+                t for k, t in steps.items() if k.startswith(f"{name}: zero_grad") and net in k
             )
-            both += [ratio(table, way) for way in ways[:2]]
-        if name == "rmsprop":
-            both[2:] = ["disturbed"] * 2
+            both += [ratio(table, way) for way in ways[:4]]
         assert f"| {shown} | {' | '.join(both)} |" in page
     loop = tables["training fcnet on mnist, batch 128, real images"]
     for line in loop["lines"]:

@@ -253,20 +253,23 @@ def test_mistakes_are_one_line_before_anything_is_written(cli, arguments: str, l
 
 @pytest.mark.slow
 def test_eight_images_are_overfit(monkeypatch: pytest.MonkeyPatch):
-    """Overfitting, with LRD: mAP above 0.9 on the eight images trained on, not augmented."""
+    """Overfitting, with LRD: mAP above 0.9 on the eight images trained on, not augmented, at half
+    the model's side, which costs a third of the time."""
     splits = ShapesBoxes.splits
 
     def eight(self: ShapesBoxes) -> tuple[list[Entry], list[Entry]]:
         train, _ = splits(self)
         return train[:8], train[:8]
 
+    monkeypatch.setattr(SSDLite320MobileNet, "size", 160)
+    monkeypatch.setattr(SSDLite320MobileNet, "maps", (10, 5, 3, 2, 1, 1))
     monkeypatch.setattr(ShapesBoxes, "splits", eight)
     monkeypatch.setattr(augment, "detection_transform", augment.resize_transform)
     config = checked(
         compose(
             [
-                *("task=shapes_det", "train.batch_size=8", "train.epochs=100", "lrd.p=0.5"),
-                *("eval.every=100", "train.threads=1"),
+                *("task=shapes_det", "train.batch_size=8", "train.epochs=30", "lrd.p=0.5"),
+                *("optim.lr=0.002", "eval.every=30", "train.threads=1"),
             ]
         )
     )
@@ -274,7 +277,7 @@ def test_eight_images_are_overfit(monkeypatch: pytest.MonkeyPatch):
     trainer, _ = builder.build_trainer(config, parts)
     for layer in trainer.model.modules():
         if isinstance(layer, nn.BatchNorm2d):
-            layer.momentum = 0.1  # with 0.03 the initial value lasts more than 100 steps
+            layer.momentum = 0.5  # with 0.03 the initial value lasts more than 100 steps
     trainer.run()
     assert isinstance(trainer.model, SSDLite320MobileNet)
     assert trainer.evaluate()["test_map"] > 90

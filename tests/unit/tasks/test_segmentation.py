@@ -342,30 +342,34 @@ def test_real_voc_trains_and_is_scored(cli, real_data: Path):
 
 @pytest.mark.slow
 def test_eight_images_are_overfit(monkeypatch: pytest.MonkeyPatch):
-    """Overfitting, with LRD: mean IoU above 0.9 on the eight images trained on, not augmented."""
+    """Overfitting, with LRD: mean IoU above 0.9 on the eight images trained on, not augmented; of
+    each the middle, where all three shapes occur."""
     splits, read = ShapesMasks.splits, ShapesMasks.read
 
     def eight(self: ShapesMasks) -> tuple[list[Entry], list[Entry]]:
         train, _ = splits(self)
         return train[:8], train[:8]
 
-    def small(self: ShapesMasks, entry: Entry) -> tuple[Tensor, Tensor]:
+    def middle(self: ShapesMasks, entry: Entry) -> tuple[Tensor, Tensor]:
         image, mask = read(self, entry)
-        return v2.resize(image, [65, 65]), v2.resize_mask(mask[None], [65, 65])[0]
+        return v2.center_crop(image, [49, 49]), v2.center_crop_mask(mask[None], [49, 49])[0]
 
     monkeypatch.setattr(ShapesMasks, "splits", eight)
-    monkeypatch.setattr(ShapesMasks, "read", small)
+    monkeypatch.setattr(ShapesMasks, "read", middle)
     monkeypatch.setattr(augment, "segmentation_transform", lambda crop: Identity())
     config = checked(
         compose(
             [
-                *("task=shapes_seg", "train.batch_size=8", "train.epochs=100", "lrd.p=0.5"),
-                *("eval.every=100", "eval.final_mode=whole", "train.threads=1"),
+                *("task=shapes_seg", "train.batch_size=8", "train.epochs=30", "lrd.p=0.5"),
+                *("schedule=constant", "eval.every=30", "eval.final_mode=whole", "train.threads=1"),
             ]
         )
     )
     parts = builder.build(config)
     trainer, _ = builder.build_trainer(config, parts)
+    for layer in trainer.model.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = 0.5  # with 0.1 the averages follow the weights too slowly
     trainer.run()
     assert isinstance(trainer.model, PSPNet18)
     assert trainer.evaluate()["val_whole_miou"] > 90

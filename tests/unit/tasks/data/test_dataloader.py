@@ -99,7 +99,7 @@ def test_loading_leaves_torchs_generator_alone(workers: int):
 
 SMALL = [
     *("task=shapes_seg", "dataset.crop=33", "train.batch_size=4", "train.threads=1"),
-    *("train.epochs=2", "train.max_steps=18", "eval.every=2", "eval.final_mode=whole"),
+    *("train.epochs=2", "train.max_steps=8", "eval.every=2", "eval.final_mode=whole"),
     "eval.pictures_every=0",
 ]
 
@@ -110,23 +110,13 @@ def numbers(run: Run) -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 def test_a_run_stopped_by_a_signal_to_its_process_group_resumes_to_the_same_numbers(
-    tmp_path: Path,
+    cli, tmp_path: Path
 ):
     """A cluster or a terminal signals the whole group: the workers get the signal too."""
-
-    def command(folder: str, workers: int) -> list[str]:
-        run = f"run.dir={tmp_path / folder}"
-        return [sys.executable, "run.py", *SMALL, run, f"data.workers={workers}"]
-
-    def whole(folder: str, workers: int) -> None:
-        done = subprocess.run(
-            command(folder, workers), cwd=ROOT, capture_output=True, text=True, timeout=200
-        )
-        assert done.returncode == 0, done.stderr
-
-    whole("peace", 0)
+    arguments = [*SMALL, f"run.dir={tmp_path / 'stopped'}", "data.workers=2"]
+    command = [sys.executable, "run.py", *arguments]
     with subprocess.Popen(
-        command("stopped", 2), cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL
+        command, cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL
     ) as stopped:
         children = Path(f"/proc/{stopped.pid}/task/{stopped.pid}/children")
         while stopped.poll() is None and len(children.read_text().split()) < 2:
@@ -134,6 +124,8 @@ def test_a_run_stopped_by_a_signal_to_its_process_group_resumes_to_the_same_numb
         time.sleep(0.5)
         os.killpg(stopped.pid, signal.SIGTERM)
         assert stopped.wait(60) == 143
-    whole("stopped", 1)
+    for folder, workers in (("stopped", 1), ("peace", 0)):
+        done = cli(*SMALL, f"run.dir={tmp_path / folder}", f"data.workers={workers}")
+        assert done.status == 0, done.err
     ours, theirs = (next(find_runs(tmp_path / folder)) for folder in ("stopped", "peace"))
     assert numbers(ours) == numbers(theirs)
