@@ -111,7 +111,8 @@ def _fused_form(found: type, settings: dict[str, Any]) -> dict[str, bool]:
     """Request torch's fused form of an optimizer, or its foreach form, unless one is set."""
     parameters = inspect.signature(found).parameters
     forms = [form for form in ("fused", "foreach") if form in parameters]
-    return {forms[0]: True} if forms and not settings.keys() & set(forms) else {}
+    given = settings.keys() & {*forms, "differentiable"}
+    return {forms[0]: True} if forms and not given else {}
 
 
 def _instantiate(

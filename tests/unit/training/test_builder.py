@@ -142,6 +142,11 @@ def test_optimizers_that_this_loop_cannot_run_say_so(target: str, line: str):
         parts(f"optim._target_=torch.optim.{target}", "~optim.weight_decay")
 
 
+def test_a_differentiable_optimizer_is_rejected_in_one_line():
+    with pytest.raises(ValueError, match="^optim: base must have differentiable=False"):
+        parts("optim=sgdm", "+optim.differentiable=true")
+
+
 def test_an_implementation_that_cannot_be_is_refused_before_data_are_read():
     wanted = ["lrd.implementation=fused", "optim._target_=torch.optim.Adagrad"]
     with pytest.raises(ValueError, match="^lrd.implementation=fused: the base must be one of SGD"):
