@@ -16,8 +16,8 @@ from lrd import cli as command_line
 
 # The files that take longest, longest first: pytest-xdist distributes files in this order.
 LONG = (
-    *("endurance", "slurm_launcher", "documented_commands", "report", "distributed", "bench"),
-    *("state_machine", "local_launcher", "dataloader", "detection", "segmentation"),
+    *("endurance", "slurm_launcher", "documented_commands", "state_machine", "report"),
+    *("distributed", "bench", "local_launcher", "dataloader", "detection", "segmentation"),
 )
 torch.set_num_threads(1)  # on tensors this small, threads on a shared machine only wait
 

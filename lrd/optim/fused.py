@@ -49,6 +49,17 @@ def why_not_fused(base: Optimizer, granularity: str) -> str | None:
     return None
 
 
+def is_patched(base: Optimizer) -> bool:
+    """Return whether ``base.step`` was replaced on this object.
+
+    The wrapper of a learning rate scheduler does not count: it only notes the call.
+    """
+    step = vars(base).get("step")
+    by_scheduler = getattr(step, "_wrapped_by_lr_sched", False)
+    own = by_scheduler and getattr(step, "__wrapped__", None) is type(base).step
+    return step is not None and not own
+
+
 def fused_step(
     base: Optimizer, spans: Sequence[Span], seed: int, t: int, rescale: bool
 ) -> str | None:
@@ -61,8 +72,8 @@ def fused_step(
     Returns:
         Why this step cannot be fused, in which case nothing has changed; else None.
     """
-    if base._optimizer_step_pre_hooks or base._optimizer_step_post_hooks or "step" in vars(base):
-        return "the base has step hooks, or a scheduler of its own"
+    if base._optimizer_step_pre_hooks or base._optimizer_step_post_hooks or is_patched(base):
+        return "the base has step hooks, or a step of its own"
     groups: list[_Group] = []
     for _, members in groupby(spans, lambda span: id(span.group)):
         found = _gather(base, list(members))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer, SparseAdam
 
-from lrd.optim.fused import fused_step, why_not_fused
+from lrd.optim.fused import fused_step, is_patched, why_not_fused
 from lrd.optim.masks import count_kept, keep_threshold, unit_size
 from lrd.optim.options import (
     GRANULARITIES,
@@ -202,6 +202,7 @@ class LRDropout(Optimizer):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         """Take the base's step except where D_t is 0: one mask per step, closures included."""
         spans = self._spans(closure is not None)
+        self.base._opt_called = True  # type: ignore[attr-defined]  # for a scheduler of the base
         masked = [span for span in spans if span.p < 1]
         self.why_not_fused = None
         if not masked:
@@ -266,7 +267,7 @@ class LRDropout(Optimizer):
         base, args = self.base, (self.base,)
         if closure is not None:
             args = (base, functools.partial(_evaluate, closure, self.param_groups))
-        if "step" in vars(base) or not getattr(type(base).step, "hooked", False):
+        if is_patched(base) or not getattr(type(base).step, "hooked", False):
             return base.step(*args[1:])
         kwargs: dict[str, Any] = {}
         for before in list(base._optimizer_step_pre_hooks.values()):
