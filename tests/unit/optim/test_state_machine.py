@@ -517,6 +517,13 @@ PATHS = ("fused", "snapshot", "reference")
 CASES = [(b, i) for b in BASES for i in PATHS if (b, i) != ("nadam", "fused")]
 
 
+# What torch says of such histories, once a process.
+IGNORED = (
+    "ignore:Detected call of `lr_scheduler.step:UserWarning",
+    "ignore:grad and param do not obey the gradient layout contract:UserWarning",
+)
+
+
 def run(base: str, implementation: str, examples: int, steps: int) -> None:
     machine = type("Machine", (Machine,), {"base": base, "implementation": implementation})
     run_state_machine_as_test(
@@ -532,14 +539,14 @@ def run(base: str, implementation: str, examples: int, steps: int) -> None:
     )
 
 
-@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step:UserWarning")
+@pytest.mark.filterwarnings(*IGNORED)
 @pytest.mark.parametrize(("base", "implementation"), CASES)
 def test_every_action_between_two_steps_is_honored(base: str, implementation: str):
     run(base, implementation, examples=4, steps=25)
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step:UserWarning")
+@pytest.mark.filterwarnings(*IGNORED)
 @pytest.mark.parametrize(("base", "implementation"), CASES)
 def test_longer_histories_are_honored(base: str, implementation: str):
     run(base, implementation, examples=10, steps=40)
