@@ -17,7 +17,7 @@ class MuonWithAdamW(Optimizer):
     four dimensions and go to AdamW.
 
     Args:
-        params: Parameters, or groups of them.
+        params: Parameters, with or without their names, or groups of them.
         lr: Learning rate of both.
         weight_decay: Decoupled weight decay of both.
         momentum: Muon's momentum (Nesterov's).
@@ -28,7 +28,7 @@ class MuonWithAdamW(Optimizer):
 
     def __init__(
         self,
-        params: Iterable[Tensor] | Iterable[dict[str, Any]],
+        params: Iterable[Tensor] | Iterable[tuple[str, Tensor]] | Iterable[dict[str, Any]],
         lr: float = 1e-3,
         weight_decay: float = 0.1,
         momentum: float = 0.95,
@@ -36,20 +36,21 @@ class MuonWithAdamW(Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
     ) -> None:
-        muon: dict[str, Any] = dict(
-            momentum=momentum, ns_steps=ns_steps, adjust_lr_fn="match_rms_adamw"
-        )
-        adamw: dict[str, Any] = dict(betas=betas, eps=eps)
-        common: dict[str, Any] = dict(lr=lr, weight_decay=weight_decay)
-        groups: list[dict[str, Any]] = []
-        for group in _groups(params):
-            for is_muon, kind, own in ((True, Muon, muon), (False, AdamW, adamw)):
-                members = [q for q in group["params"] if (q.dim() == 2) == is_muon]
-                if members:
-                    settings = {**common, **own, **group, "params": members}
-                    groups += kind([settings], **common, **own).param_groups
-                    groups[-1]["algorithm"] = "muon" if is_muon else "adamw"
-        super().__init__(groups, common)
+        defaults: dict[str, Any] = dict(lr=lr, weight_decay=weight_decay, betas=betas, eps=eps)
+        defaults |= dict(momentum=momentum, ns_steps=ns_steps, adjust_lr_fn="match_rms_adamw")
+        super().__init__(params, defaults)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add the matrices of a group for Muon, and its other parameters for AdamW."""
+        given = param_group["params"]
+        members = [given] if isinstance(given, Tensor) else list(given)
+        for algorithm, (kind, own) in PARTS.items():
+            part = [q for q in members if _is_matrix(q) == (kind is Muon)]
+            if part:
+                theirs = kind([torch.zeros(1, 1)]).defaults
+                ours = {name: self.defaults[name] for name in ("lr", "weight_decay", *own)}
+                settings = {**theirs, **ours, **param_group}
+                super().add_param_group({**settings, "params": part, "algorithm": algorithm})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
@@ -57,7 +58,7 @@ class MuonWithAdamW(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for algorithm, kind in (("muon", Muon), ("adamw", AdamW)):
+        for algorithm, (kind, _) in PARTS.items():
             groups = [group for group in self.param_groups if group["algorithm"] == algorithm]
             if groups:
                 part = kind.__new__(kind)
@@ -67,16 +68,13 @@ class MuonWithAdamW(Optimizer):
         return loss
 
 
-def _groups(params: Iterable[Any]) -> list[dict[str, Any]]:
-    """Return groups whose parameters are lists; a name may come with each parameter."""
-    given = list(params)
-    groups = given if given and isinstance(given[0], dict) else [{"params": given}]
-    return [
-        {
-            **group,
-            "params": [group["params"]]
-            if isinstance(group["params"], Tensor)
-            else list(group["params"]),
-        }
-        for group in groups
-    ]
+# Each algorithm's class and the settings that are its alone.
+PARTS: dict[str, tuple[Any, tuple[str, ...]]] = {
+    "muon": (Muon, ("momentum", "ns_steps", "adjust_lr_fn")),
+    "adamw": (AdamW, ("betas", "eps")),
+}
+
+
+def _is_matrix(param: Any) -> bool:
+    """Return whether a parameter, or a pair of its name and itself, has two dimensions."""
+    return (param[1] if isinstance(param, tuple) else param).dim() == 2

@@ -36,10 +36,15 @@ class _Group:
     on_host: bool = True
 
 
+def wrong_granularity(granularity: str) -> str:
+    """Return why masks of rows or tensors cannot be fused."""
+    return f"granularity must be element (the kernel draws a bit for each), got {granularity}"
+
+
 def why_not_fused(base: Optimizer, granularity: str) -> str | None:
     """Return why no step of ``base`` can be fused, in one line, or None."""
     if granularity != "element":
-        return f"granularity must be element (the kernel draws a bit for each), got {granularity}"
+        return wrong_granularity(granularity)
     for group in base.param_groups:
         if update_rule_for(base, group) is None:
             return (
@@ -81,7 +86,7 @@ def fused_step(
             return found
         groups.append(found)
     if _overlap(groups):
-        return "two parameters share memory"
+        return "two weights, gradients or moments share memory"
     kernels = [kernels_for(group.device, group.rule) for group in groups]
     scalars = [_scalars(group, rescale) for group in groups]
     for kernel, group, values in zip(kernels, groups, scalars, strict=True):
@@ -144,15 +149,22 @@ def _row_of(count: float, counts: list[float]) -> int:
 
 
 def _overlap(groups: Sequence[_Group]) -> bool:
-    """Return whether two pieces' weights share memory."""
-    ends = sorted(
-        (start, start + 4 * piece.length)
+    """Return whether memory that the kernels write is used twice. Gradients may share theirs."""
+    used = [
+        (x.data_ptr() + 4 * piece.begin, 4 * piece.length, position != 1)
         for group in groups
         for piece in group.pieces
+        for position, x in enumerate(piece.tensors)
         if piece.length
-        for start in [piece.tensors[0].data_ptr() + 4 * piece.begin]
-    )
-    return any(a[1] > b[0] for a, b in zip(ends, ends[1:], strict=False))
+    ]
+    end = written_end = 0
+    for start, size, is_written in sorted(used):
+        if start < (end if is_written else written_end):
+            return True
+        end = max(end, start + size)
+        if is_written:
+            written_end = max(written_end, start + size)
+    return False
 
 
 def _scalars(group: _Group, rescale: bool) -> Tensor:

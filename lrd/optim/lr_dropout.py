@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer, SparseAdam
 
-from lrd.optim.fused import fused_step, is_patched, why_not_fused
+from lrd.optim.fused import fused_step, is_patched, why_not_fused, wrong_granularity
 from lrd.optim.masks import count_kept, keep_threshold, unit_size
 from lrd.optim.options import (
     GRANULARITIES,
@@ -224,8 +224,7 @@ class LRDropout(Optimizer):
         """Return the parameters that may move. Raise ValueError for a step that cannot be taken."""
         spans, start = [], 0
         for group in self.param_groups:
-            if group.get("differentiable"):
-                raise ValueError("base must have differentiable=False: a mask has no gradient")
+            _check_differentiable(group)
             p = self._keep_p(group)
             threshold = keep_threshold(p)
             for param in group["params"]:
@@ -253,7 +252,7 @@ class LRDropout(Optimizer):
         if closure is not None:
             why = "the step has a closure"
         elif self.granularity != "element":
-            why = f"granularity is {self.granularity}"
+            why = wrong_granularity(self.granularity)
         else:
             why = fused_step(self.base, spans, self.seed, self.t, self.rescale)
         self.why_not_fused = why
@@ -328,10 +327,8 @@ class LRDropout(Optimizer):
             _rename_p(state_dict["param_groups"], self.base)
         _check_settings(loaded)
         if self.implementation == "fused" and loaded.get("granularity", "element") != "element":
-            raise ValueError(
-                "implementation=fused must have granularity=element, got a state_dict of "
-                f"{loaded['granularity']}: use snapshot"
-            )
+            why = wrong_granularity(loaded["granularity"])
+            raise ValueError(f"implementation=fused: {why}; use snapshot")
         if lost := [name for name in ("seed", "t") if name not in loaded]:
             kept = " and ".join(f"{name}={getattr(self, name)}" for name in lost)
             warnings.warn(
@@ -395,6 +392,11 @@ def _rename_p(groups: list[dict[str, Any]], base: Optimizer) -> None:
             group["keep_p"] = group.pop("p")
 
 
+def _check_differentiable(group: dict[str, Any]) -> None:
+    if group.get("differentiable"):
+        raise ValueError("base must have differentiable=False: a mask has no gradient")
+
+
 def _check_base(base: Any) -> None:
     """Raise TypeError or ValueError if no implementation can wrap ``base``."""
     if not isinstance(base, Optimizer):
@@ -407,8 +409,8 @@ def _check_base(base: Any) -> None:
         raise ValueError("base is an LRDropout already: set its p instead of wrapping it again")
     if isinstance(base, SparseAdam):
         raise ValueError("base must take dense gradients, got SparseAdam: use Adam")
-    if any(group.get("differentiable") for group in base.param_groups):
-        raise ValueError("base must have differentiable=False: a mask has no gradient")
+    for group in base.param_groups:
+        _check_differentiable(group)
     if any(getattr(q, "_fsdp_flattened", False) for _, _, q in indexed_params(base.param_groups)):
         raise ValueError(
             "parameters must not be flat shards (FullyShardedDataParallel), whose global indices "

@@ -37,12 +37,12 @@ def local_mask(span: Span, seed: int, t: int) -> Tensor:
 
     The elements of a unit (a row, a tensor) have the bit of the unit's first element.
     """
-    part, bits = local_part(span.param), []
+    part = local_part(span.param)
+    count, on = span.param.numel(), part.device
+    whole = keep_mask(seed, t, span.p, start=span.start, count=count, device=on)
+    index = torch.zeros(0, dtype=torch.int64, device=on)
     for piece in pieces_of(span, (part,)):
-        begin = piece.first - piece.origin
-        count, on = begin + piece.length, part.device
-        whole = keep_mask(seed, t, span.p, start=piece.origin, count=count, device=on)
-        index = torch.arange(begin, count, device=on)
-        bits.append(whole[index - index % piece.unit])
-    empty = torch.ones(0, dtype=torch.bool, device=part.device)
-    return torch.cat([empty, *bits]).view(part.shape)
+        first = piece.first - span.start
+        here = torch.arange(first, first + piece.length, dtype=torch.int64, device=on)
+        index = torch.cat([index, here - here % piece.unit])
+    return whole[index].view(part.shape)

@@ -53,10 +53,12 @@ class SnapshotStep:
     def _old(self, param: Tensor) -> Tensor:
         """Return memory for a row-major copy of this rank's part of a parameter."""
         part, old = local_part(param), self._olds.get(param)
-        if old is None or old.shape != part.shape or old.dtype != part.dtype:
-            old = None
-        if old is None or old.device != part.device:
-            old = torch.empty_like(part, memory_format=torch.contiguous_format)
+        if old is None or (old.shape, old.dtype, old.device) != (
+            part.shape,
+            part.dtype,
+            part.device,
+        ):
+            return torch.empty_like(part, memory_format=torch.contiguous_format)
         return old
 
     def _sorted(

@@ -6,7 +6,7 @@ and to Triton. Each operation rounds once, in the order given, so all three give
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -34,8 +34,8 @@ class UpdateRule:
     name: str
     moments: tuple[str, ...]
     scalars: tuple[str, ...]
-    scalars_at: Callable[[Group, float, Any], tuple[Any, ...]] = field(repr=False)
-    update: Update = field(repr=False)
+    scalars_at: Callable[[Group, float, Any], tuple[Any, ...]]
+    update: Update
     counts_steps: bool = True
 
 
@@ -101,39 +101,55 @@ def _sgd(group: Group) -> UpdateRule:
     )
 
 
-def _adam(group: Group) -> UpdateRule:
-    """Return the rule of Adam, AMSGrad or AdamW (Kingma, 2015; Reddi, 2018; Loshchilov, 2019)."""
-    amsgrad, decay = group["amsgrad"], bool(group["weight_decay"])
-    decoupled = group["decoupled_weight_decay"]
+# What Adam and RAdam have in common: weight decay, and the moments M_t and V_t.
+_MOMENT_SCALARS = ("eps", "rest1", "beta2", "rest2", "decay")
 
-    def scalars_at(group: Group, lr: float, t: Any) -> tuple[Any, ...]:
-        (b1, b2), weight_decay = group["betas"], group["weight_decay"]
-        return (
-            lr / (1 - b1**t),
-            (1 - b2**t) ** -0.5,
-            group["eps"],
-            1 - b1,
-            b2,
-            1 - b2,
-            1 - lr * weight_decay if decoupled else weight_decay,
-        )
 
-    def update(w: Any, g: Any, m: SimpleNamespace, s: SimpleNamespace) -> Any:
+def _moment_scalars(group: Group, lr: float) -> tuple[float, ...]:
+    (b1, b2), decay = group["betas"], group["weight_decay"]
+    decay = 1 - lr * decay if group["decoupled_weight_decay"] else decay
+    return group["eps"], 1 - b1, b2, 1 - b2, decay
+
+
+def _moments(group: Group) -> Callable[..., tuple[Any, dict[str, Any]]]:
+    """Return the function of an element's (w, g, m, s) that decays w and computes the moments."""
+    decay, decoupled = bool(group["weight_decay"]), group["decoupled_weight_decay"]
+
+    def moments(w: Any, g: Any, m: SimpleNamespace, s: SimpleNamespace) -> Any:
         if decay and decoupled:
             w = s.decay * w
         elif decay:
             g = g + s.decay * w
         first = m.exp_avg + (g - m.exp_avg) * s.rest1
-        second = m.exp_avg_sq * s.beta2 + s.rest2 * g * g
-        new, largest = {"exp_avg": first, "exp_avg_sq": second}, second
+        return w, {"exp_avg": first, "exp_avg_sq": m.exp_avg_sq * s.beta2 + s.rest2 * g * g}
+
+    return moments
+
+
+def _decay_flags(group: Group) -> dict[str, bool]:
+    decay = bool(group["weight_decay"])
+    return {"decoupled": decay and group["decoupled_weight_decay"], "decay": decay}
+
+
+def _adam(group: Group) -> UpdateRule:
+    """Return the rule of Adam, AMSGrad or AdamW (Kingma, 2015; Reddi, 2018; Loshchilov, 2019)."""
+    amsgrad, moments = group["amsgrad"], _moments(group)
+
+    def scalars_at(group: Group, lr: float, t: Any) -> tuple[Any, ...]:
+        b1, b2 = group["betas"]
+        return lr / (1 - b1**t), (1 - b2**t) ** -0.5, *_moment_scalars(group, lr)
+
+    def update(w: Any, g: Any, m: SimpleNamespace, s: SimpleNamespace) -> Any:
+        w, new = moments(w, g, m, s)
+        largest = new["exp_avg_sq"]
         if amsgrad:
-            new["max_exp_avg_sq"] = largest = torch.maximum(m.max_exp_avg_sq, second)
-        return w - s.size * first / (_sqrt(largest) * s.correction + s.eps), new
+            new["max_exp_avg_sq"] = largest = torch.maximum(m.max_exp_avg_sq, largest)
+        return w - s.size * new["exp_avg"] / (_sqrt(largest) * s.correction + s.eps), new
 
     return UpdateRule(
-        _named("adam", amsgrad=amsgrad, decoupled=decay and decoupled, decay=decay),
+        _named("adam", amsgrad=amsgrad, **_decay_flags(group)),
         ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")[: 3 if amsgrad else 2],
-        ("size", "correction", "eps", "rest1", "beta2", "rest2", "decay"),
+        ("size", "correction", *_MOMENT_SCALARS),
         scalars_at,
         update,
     )
@@ -141,40 +157,28 @@ def _adam(group: Group) -> UpdateRule:
 
 def _radam(group: Group) -> UpdateRule:
     """Return the rule of RAdam (Liu et al., 2020), rectified once rho_t exceeds 5."""
-    decay, decoupled = bool(group["weight_decay"]), group["decoupled_weight_decay"]
+    moments = _moments(group)
 
     def scalars_at(group: Group, lr: float, t: Any) -> tuple[Any, ...]:
-        (b1, b2), weight_decay = group["betas"], group["weight_decay"]
+        b1, b2 = group["betas"]
         end = 2 / (1 - b2) - 1
         rho = end - 2 * t * b2**t / (1 - b2**t)
         rectified = (rho > 5) * 1.0
         ratio = (rho - 4) * (rho - 2) * end / (((end - 4) * (end - 2) or 1.0) * rho)
         adaptive = abs(ratio * (1 - b2**t)) ** 0.5
-        return (
-            lr / (1 - b1**t) * (rectified * adaptive + 1 - rectified),
-            rectified,
-            group["eps"],
-            1 - b1,
-            b2,
-            1 - b2,
-            1 - lr * weight_decay if decoupled else weight_decay,
-        )
+        size = lr / (1 - b1**t) * (rectified * adaptive + 1 - rectified)
+        return size, rectified, *_moment_scalars(group, lr)
 
     def update(w: Any, g: Any, m: SimpleNamespace, s: SimpleNamespace) -> Any:
-        if decay and decoupled:
-            w = s.decay * w
-        elif decay:
-            g = g + s.decay * w
-        first = m.exp_avg + (g - m.exp_avg) * s.rest1
-        second = m.exp_avg_sq * s.beta2 + s.rest2 * g * g
-        move = s.size * first
-        move = torch.where(s.rectified > 0, move / (_sqrt(second) + s.eps), move)
-        return w - move, {"exp_avg": first, "exp_avg_sq": second}
+        w, new = moments(w, g, m, s)
+        move = s.size * new["exp_avg"]
+        adapted = move / (_sqrt(new["exp_avg_sq"]) + s.eps)
+        return w - torch.where(s.rectified > 0, adapted, move), new
 
     return UpdateRule(
-        _named("radam", decoupled=decay and decoupled, decay=decay),
+        _named("radam", **_decay_flags(group)),
         ("exp_avg", "exp_avg_sq"),
-        ("size", "rectified", "eps", "rest1", "beta2", "rest2", "decay"),
+        ("size", "rectified", *_MOMENT_SCALARS),
         scalars_at,
         update,
     )

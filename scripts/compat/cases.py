@@ -15,7 +15,7 @@ Parameters = list[nn.Parameter]
 
 # Optimizers that the harness cannot call, or that LRDropout refuses, with the reason.
 REASONS = {
-    "torch.SparseAdam": "takes sparse gradients alone, which LRDropout refuses",
+    "torch.SparseAdam": "takes only sparse gradients, which LRDropout refuses",
     "pytorch_optimizer.AdaLOMO": "updates in `fused_backward`, has no `step`",
     "pytorch_optimizer.LOMO": "updates in `fused_backward`, has no `step`",
     "pytorch_optimizer.DeMo": "needs the package einops; does not take these shapes",
@@ -68,7 +68,7 @@ def _adam(model: nn.Module) -> Optimizer:
 
 _AROUND_ADAM = Need(_adam, note="around Adam")
 _MUON = Need(_muon_groups, note="matrices and filters by Muon's rule, the rest by AdamW's")
-_MATRICES = Need(_matrices, note="matrices alone")
+_MATRICES = Need(_matrices, note="matrices only")
 _SAM = Need(more={"base_optimizer": SGD, "lr": 0.01, "momentum": 0.9}, note="around SGD")
 NEEDS: dict[str, Need] = {
     "torch.Muon": _MATRICES,

@@ -28,7 +28,7 @@ WAYS = {  # how a step is taken, the first one that the plain optimizer accepts;
     "step": "",
     "closure": "closure",
     "create_graph": "`backward(create_graph=True)`",
-    "loss": "closure that returns the loss alone",
+    "loss": "closure that only returns the loss",
 }
 
 

@@ -56,6 +56,20 @@ def test_groups_keep_their_settings_and_schedules_rule_both():
     assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.25, 0.05, 0.05]
 
 
+def test_named_parameters_and_groups_that_are_added_later_are_divided_too():
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    optimizer = MuonWithAdamW(model[0].named_parameters(), lr=0.1)
+    optimizer.add_param_group({"params": model[1].named_parameters(), "lr": 0.2})
+    sizes = [(g["algorithm"], len(g["params"]), g["lr"]) for g in optimizer.param_groups]
+    assert sizes == [("muon", 1, 0.1), ("adamw", 1, 0.1), ("muon", 1, 0.2), ("adamw", 1, 0.2)]
+    assert [g["param_names"] for g in optimizer.param_groups[:2]] == [["weight"], ["bias"]]
+    for param in model.parameters():
+        param.grad = torch.ones_like(param)
+    before = [param.detach().clone() for param in model.parameters()]
+    optimizer.step()
+    assert all((a != b).any() for a, b in zip(before, model.parameters(), strict=True))
+
+
 @pytest.mark.parametrize("way", ["pickle", "deepcopy", "state_dict"])
 def test_it_continues_from_a_copy(way: str):
     params = tensors()

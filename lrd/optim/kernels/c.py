@@ -15,21 +15,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lrd.optim.kernels.tables import cached_file, key_table, restore_table, update_table
+from lrd.optim.kernels.cache import cached_file
+from lrd.optim.kernels.tables import OWN, key_table, restore_table, update_table
 from lrd.optim.kernels.trace import C, lines_of
 from lrd.optim.params import Piece
 from lrd.optim.update_rules import UpdateRule
 
 # Strict arithmetic: each operation rounds once, and NaN and infinity are what they are in torch.
 FLAGS = (
-    *(
-        "-O3",
-        "-march=native",
-        "-mprefer-vector-width=512",
-        "-std=gnu11",
-        "-ffp-contract=off",
-        "-fno-math-errno",
-    ),
+    *("-O3", "-march=native", "-std=gnu11", "-ffp-contract=off", "-fno-math-errno"),
     *("-fno-trapping-math", "-Wno-unknown-pragmas", "-shared", "-fPIC"),
 )
 
@@ -74,7 +68,9 @@ def _source() -> str:
 def update_source(rule: UpdateRule) -> str:
     """Return the C function that updates a piece by ``rule``, after :file:`step.c`."""
     lines, news = lines_of(rule, C)
-    moments = {name: 6 + number for number, name in enumerate(rule.moments)}
+    first = OWN + 3  # after the scalars' row, the weight and the gradient
+    moments = {name: first + number for number, name in enumerate(rule.moments)}
+    columns = first + len(moments)
     count = len(rule.scalars)
     stores = [f"{name}_[k] = {new};" for name, new in news.items() if name != "w"]
     return "\n".join(
@@ -104,7 +100,7 @@ def update_source(rule: UpdateRule) -> str:
             "}",
             "void lrd_update(const i64 *table, int pieces, int threads, const u32 *keys, i64 high,",
             "                const float *scalars) {",
-            f"for_each(table, pieces, {6 + len(moments)}, threads, update, keys, high, scalars);",
+            f"for_each(table, pieces, {columns}, threads, update, keys, high, scalars);",
             "}",
             "",
         ]

@@ -1,11 +1,7 @@
-"""What the compiled kernels read: tables of pieces and keys. And the folder that keeps kernels."""
+"""What the compiled kernels read: tables of pieces and keys."""
 
-import os
-import tempfile
 from array import array
-from collections.abc import Callable, Sequence
-from functools import cache
-from pathlib import Path
+from collections.abc import Sequence
 
 from lrd.optim.params import Piece
 from lrd.rng import fold_key
@@ -42,34 +38,3 @@ def key_table(pieces: Sequence[Piece], seed: int, t: int) -> tuple[array, int]:
     last = (end.first + end.length) >> 32
     keys = [fold_key(seed, t, word) for word in range(high, last + 1)]
     return array("I", [half for key in keys for half in (key & 0xFFFFFFFF, key >> 32)]), high
-
-
-def cached_file(name: str, make: Callable[[Path], None]) -> Path:
-    """Return the file ``name``, which ``make(path)`` writes if it is not there.
-
-    It lies in ``lrd`` in the user's cache folder. If nothing can be written there, a temporary
-    folder serves this process.
-    """
-    try:
-        return _file(cache_folder(), name, make)
-    except OSError:
-        return _file(_temporary_folder(), name, make)
-
-
-def cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lrd"
-
-
-@cache
-def _temporary_folder() -> Path:
-    return Path(tempfile.mkdtemp(prefix="lrd-"))
-
-
-def _file(folder: Path, name: str, make: Callable[[Path], None]) -> Path:
-    """Make the file beside its place and move it there at once: others may do the same."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / name).exists():
-        with tempfile.TemporaryDirectory(dir=folder) as unfinished:
-            make(Path(unfinished) / name)
-            os.replace(Path(unfinished) / name, folder / name)
-    return folder / name

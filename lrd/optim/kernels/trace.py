@@ -70,9 +70,10 @@ def _operator(name: str, reflected: bool = False) -> Callable[..., Symbol]:
     return apply
 
 
+for _name in ("add", "sub", "mul", "truediv"):
+    setattr(Symbol, f"__r{_name}__", _operator(_name, reflected=True))
 for _name in ("add", "sub", "mul", "truediv", "neg", "gt"):
     setattr(Symbol, f"__{_name}__", _operator(_name))
-    setattr(Symbol, f"__r{_name}__", _operator(_name, reflected=True))
 
 
 def lines_of(rule: Any, language: Language) -> tuple[list[str], dict[str, str]]:

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lrd.optim.kernels.cache import cached_file
 from lrd.optim.kernels.eager import save_pieces
 from lrd.optim.kernels.tables import (
     OWN,
     RESTORE_COLUMNS,
-    cached_file,
     key_table,
     restore_table,
     update_table,

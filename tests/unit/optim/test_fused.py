@@ -222,9 +222,16 @@ def test_a_step_that_cannot_be_fused_says_why():
         )
 
     params.append(same)
-    assert after(share) == "snapshot: two parameters share memory"
+    shared = "snapshot: two weights, gradients or moments share memory"
+    assert after(share) == shared
     lrd.param_groups.pop()
     del params[-1], lrd.state[same]
+    one, other = (lrd.state[q] for q in params[:2])
+    one["exp_avg_sq"], saved = other["exp_avg_sq"].new_zeros(40, 30), one["exp_avg_sq"]
+    other["exp_avg_sq"] = one["exp_avg_sq"].view(-1)[-100:].view(50, 2)
+    assert after(lambda: None) == shared
+    one["exp_avg_sq"], other["exp_avg_sq"] = saved, other["exp_avg_sq"].clone()
+    assert after(lambda: None) == "fused: None"
     lrd.base.register_step_pre_hook(lambda *arguments: None)
     assert "snapshot: the base has step hooks" in after(lambda: None)
     lrd.zero_grad()

@@ -181,7 +181,7 @@ def test_a_state_of_rows_is_not_for_the_fused_step():
     (param,) = zeros((10, 10))
     rows = LRDropout(torch.optim.Adam([param]), granularity="row").state_dict()
     fused = LRDropout(torch.optim.Adam([param]), p=0.3, implementation="fused")
-    with pytest.raises(ValueError, match="fused must have granularity=element.*of row: use snap"):
+    with pytest.raises(ValueError, match="fused: granularity must be element.*got row; use snap"):
         fused.load_state_dict(rows)
     assert (fused.p, fused.granularity) == (0.3, "element")
 

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from lrd import LRDropout
 from lrd.optim import kernels
-from lrd.optim.kernels import c, kernels_for, tables
+from lrd.optim.kernels import c, kernels_for
 from lrd.optim.kernels.c import CKernels
+from lrd.optim.kernels.cache import cache_folder
 from lrd.optim.kernels.eager import EagerKernels
 from lrd.optim.masks import keep_threshold
 from lrd.optim.params import Piece
@@ -169,6 +170,7 @@ def test_triton_gives_the_bits_of_c():
     code = """
 import torch
 from lrd.optim.kernels.c import CKernels
+from lrd.optim.kernels.cache import cache_folder
 from lrd.optim.kernels.triton import TritonKernels
 from tests.unit.optim import test_kernels as t
 
@@ -283,7 +285,7 @@ def test_the_cache_goes_by_source_compiler_flags_and_processor(
     monkeypatch.setattr(c, "_compile", compile)
     first = c.compile_library(source)
     assert c.compile_library(source) == first and len(compiles) == 1
-    assert [p.name for p in tables.cache_folder().iterdir()] == [first.name]  # nothing left over
+    assert [p.name for p in cache_folder().iterdir()] == [first.name]  # nothing left over
     c.compile_library(source + "\n")
     monkeypatch.setattr(c, "FLAGS", (*c.FLAGS, "-g"))
     c.compile_library(source)

@@ -75,6 +75,29 @@ def test_a_default_dtype_changes_no_element(default: torch.dtype, implementation
         start += param.numel()
 
 
+@pytest.mark.parametrize("implementation", ["fused", "snapshot", "reference"])
+@pytest.mark.parametrize("options", [{}, {"granularity": "row"}])
+def test_a_default_device_changes_nothing(implementation: str, options: dict[str, Any]):
+    """Parameters on a CPU while new tensors are on another device, by torch's eager kernels too."""
+    if options and implementation == "fused":
+        pytest.skip("the fused step draws a bit for each element")
+    params = [torch.zeros(40, 30), torch.zeros(30, 40).t()][: 1 if implementation == "fused" else 2]
+    lrd = LRDropout(
+        torch.optim.SGD(params, lr=1.0), P, SEED, implementation=implementation, **options
+    )
+    for param in params:
+        param.grad = torch.ones_like(param)
+    with torch.device("meta"):
+        lrd.step()
+        assert 0.5 < lrd.fraction_kept() < 0.7
+    assert lrd.path == implementation
+    start = 0
+    for param in params:
+        keep = mask(SEED, 0, P, start, (40, 30), options.get("granularity", "element"))
+        assert torch.equal(param == -1, torch.from_numpy(keep))
+        start += 1200
+
+
 def test_parameters_that_move_are_followed():
     """A parameter given new memory, as model.to() does, and an optimizer that is copied."""
     param = torch.ones(5000, requires_grad=True)
