@@ -10,6 +10,7 @@ from torchmetrics import MeanMetric, Metric
 
 from lrd.rng import randint
 from lrd.task import Batch, ModelFactory, Score, Setup, Step, Task, epoch_order, shard
+from tasks.data.augment import channel_constants
 from tasks.images import Images, Split
 
 
@@ -84,7 +85,7 @@ class Classification(Task):
     def _normalize(self, images: Tensor) -> Tensor:
         """Scale uint8 images (n, c, h, w) to [0, 1], then normalize each channel; float32."""
         mean, std = (
-            torch.tensor(v, device=images.device).view(-1, 1, 1) * self.data.white
+            channel_constants(tuple(v), self.data.white, images.device)
             for v in (self.data.mean, self.data.std)
         )
         return (images.float() - mean) / std

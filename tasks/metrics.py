@@ -37,6 +37,16 @@ class IoU(MulticlassConfusionMatrix):
         super().__init__(len(classes), ignore_index=VOID, validate_args=False)
         self.classes, self.name = tuple(classes), name
 
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        """Count pixels by true and predicted label, both int64 of any equal shape.
+
+        torchmetrics, under ``torch.use_deterministic_algorithms``, builds a table of pixels by
+        pairs of labels instead; a count of integers is deterministic as it is.
+        """
+        count, labeled = len(self.classes), target != VOID
+        pairs = target[labeled] * count + preds[labeled]
+        self.confmat += torch.bincount(pairs, minlength=count**2).view(count, count)
+
     def compute(self) -> dict[str, Tensor]:  # type: ignore[override]
         matrix = self.confmat.double().cpu()
         hits = matrix.diag()

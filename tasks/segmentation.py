@@ -156,5 +156,8 @@ class Segmentation(ImageTask[VOCMasks]):
 
 def _loss(logits: Tensor, targets: Tensor) -> Tensor:
     """Return the cross entropy of (n, c, h, w), averaged over the labeled pixels; 0 without any."""
-    total = F.cross_entropy(logits.float(), targets, ignore_index=VOID, reduction="sum")
+    logits = logits.float()
+    if torch.are_deterministic_algorithms_enabled():  # CUDA's sum over rows is, over maps it is not
+        logits, targets = logits.movedim(1, -1).flatten(0, -2), targets.flatten()
+    total = F.cross_entropy(logits, targets, ignore_index=VOID, reduction="sum")
     return total / (targets != VOID).sum().clamp(min=1)

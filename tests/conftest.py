@@ -47,16 +47,15 @@ def _no_traces() -> Iterator[None]:
     """Puts back what a run sets for the whole process."""
     threads, random = torch.get_num_threads(), torch.get_rng_state()
     deterministic = torch.are_deterministic_algorithms_enabled()
-    matmul: Any = torch.backends.cuda.matmul
-    conv: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
     onednn: Any = getattr(torch.backends.mkldnn, "matmul", None)
-    precision = matmul.fp32_precision, conv.fp32_precision
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    switches = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
     with mock.patch.dict(os.environ):
         yield
     torch.set_num_threads(threads)
     torch.set_rng_state(random)
     torch.use_deterministic_algorithms(deterministic)
-    matmul.fp32_precision, conv.fp32_precision = precision
+    matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = switches
     if onednn is not None:
         onednn.fp32_precision = "none"
     torch.set_flush_denormal(False)

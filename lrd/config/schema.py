@@ -63,6 +63,8 @@ class Train:
     """Settings of training.
 
     ``weight_decay`` is the task's, for optimizers whose own settings state none.
+    ``cudnn_benchmark``: on a GPU, time the algorithms of each convolution and take the fastest, so
+    that rounding may differ between two runs; void with ``deterministic``.
     ``sync_batchnorm``: on several GPUs, batch norm over the complete batch, not a rank's shard.
     """
 
@@ -75,6 +77,7 @@ class Train:
     deterministic: bool = False
     max_steps: int | None = None
     cuda_graph: bool = not_in_fingerprint(False)
+    cudnn_benchmark: bool = not_in_fingerprint(False)
     sync_batchnorm: bool = not_in_fingerprint(True)
     device: str = not_in_fingerprint("auto")
     threads: int | None = not_in_fingerprint(None)

@@ -24,8 +24,11 @@ def save_checkpoint(path: Path, state: dict[str, Any], identity: dict[str, Any])
     atomic_write(path, memory.getbuffer())
 
 
-def load_checkpoint(path: Path, device: torch.device, identity: dict[str, Any]) -> dict[str, Any]:
-    """Return what :func:`save_checkpoint` wrote, on ``device``: tensors and plain values only.
+def load_checkpoint(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
+    """Return what :func:`save_checkpoint` wrote, tensors and plain values only, on the CPU.
+
+    Whoever loads a tensor moves it: an optimizer leaves a loaded step count where it lies, and one
+    on a GPU would make every later step wait for it.
 
     Raises:
         CheckpointError: A byte is wrong (every record has a checksum), or the file is of another
@@ -36,7 +39,7 @@ def load_checkpoint(path: Path, device: torch.device, identity: dict[str, Any]) 
         with zipfile.ZipFile(path) as archive:
             if (record := archive.testzip()) is not None:
                 raise CheckpointError(f"{path} is damaged (checksum of {record}): {fix}")
-        state = torch.load(path, map_location=device, weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
         version, saved = state["format"], state["identity"]
     except (CheckpointError, OSError):
         raise

@@ -1,5 +1,6 @@
 """CUDA graphs of a training step, and batches prefetched to the GPU."""
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -9,6 +10,8 @@ from torch import Tensor
 
 from lrd.task import Batch
 
+log = logging.getLogger(__name__)
+
 # Eager calls before a capture, in which libraries choose algorithms and compile.
 WARM_UP = 3
 
@@ -16,12 +19,15 @@ WARM_UP = 3
 class GraphedStep:
     """``compute(batch)`` as a CUDA graph: captured once, then replayed on the same memory.
 
-    The first calls run eagerly. A batch whose shapes differ from the first one's, or that holds
-    anything but tensors, always runs eagerly. The next call overwrites what ``compute`` returned.
+    The first calls run eagerly. A batch of another size or other shapes, or that holds anything but
+    tensors, always runs eagerly, and so does everything after a capture that fails, which a warning
+    says. The next call overwrites what ``compute`` returned.
 
     Args:
-        compute: The computation.
+        compute: The computation. Its results must be detached: with them a graph would keep the
+            autograd nodes of the capture's stream.
         params: The parameters whose gradients it computes.
+        batch_size: Samples of a batch that is worth a graph; None: as many as the first has.
         cuda: The module with ``CUDAGraph``, ``graph``, ``Stream``, ``stream``, ``current_stream``.
     """
 
@@ -29,27 +35,31 @@ class GraphedStep:
         self,
         compute: Callable[[Batch], Any],
         params: Sequence[Tensor],
+        batch_size: int | None = None,
         cuda: Any = torch.cuda,
     ) -> None:
         self.compute, self.params, self.cuda = compute, params, cuda
+        self.batch_size = batch_size
         self.calls = 0
+        self.failed = False
+        self.shapes: Any = None
         self.graph: Any = None
         self.stream = cuda.Stream()
 
     def __call__(self, batch: Batch) -> Any:
         tensors = _batch_tensors(batch)
-        shapes = None if tensors is None else [(t.shape, t.dtype, t.stride()) for t in tensors]
-        if self.calls == 0:
-            self.shapes = shapes
-        if shapes is None or shapes != self.shapes:
+        if self.failed or tensors is None or len(batch) != (self.batch_size or len(batch)):
+            return self.compute(batch)
+        shapes = [(t.shape, t.dtype, t.stride()) for t in tensors]
+        self.shapes = self.shapes or shapes
+        if shapes != self.shapes:
             return self.compute(batch)
         self.calls += 1
         if self.calls <= WARM_UP:
             with self._side_stream():
                 return self.compute(batch)
-        if self.graph is None:
-            self._capture(batch)
-        assert self.graph is not None
+        if self.graph is None and not self._capture(batch):
+            return self.compute(batch)
         for static, new in zip(_batch_tensors(self.batch) or (), tensors or (), strict=True):
             static.copy_(new, non_blocking=True)
         self.graph.replay()
@@ -67,13 +77,37 @@ class GraphedStep:
             yield
         current.wait_stream(self.stream)
 
-    def _capture(self, batch: Batch) -> None:
+    def _capture(self, batch: Batch) -> bool:
+        """Record the graph; return whether it could be recorded."""
         inputs, targets, index = (t.clone() for t in _batch_tensors(batch) or ())
         self.batch = Batch(inputs, targets, index)
         self.graph = self.cuda.CUDAGraph()
-        with self._side_stream(), self.cuda.graph(self.graph, stream=self.stream):
-            self.result = self.compute(self.batch)
+        # thread_local: in the default mode a call of any thread ends the capture, and a loader's
+        # pinning thread allocates and queries at any time
+        capture = self.cuda.graph(self.graph, stream=self.stream, capture_error_mode="thread_local")
+        try:
+            with self._side_stream(), capture:
+                self.result = self.compute(self.batch)
+        except RuntimeError as error:
+            self.graph, self.failed = None, True
+            log.warning(
+                "train.cuda_graph: the step cannot be captured (%s); training continues without "
+                "a graph",
+                _first_cause(error),
+            )
+            return False
         self.grads = [param.grad for param in self.params]
+        return True
+
+
+def _first_cause(error: BaseException) -> str:
+    """Return the first line of what a capture failed of; ending the capture raises another error.
+
+    The caller must not keep the error: its frames hold the failed step's autograd nodes.
+    """
+    while error.__context__ is not None:
+        error = error.__context__
+    return str(error).strip().splitlines()[0]
 
 
 def _batch_tensors(batch: Batch) -> tuple[Tensor, Tensor, Tensor] | None:

@@ -45,9 +45,10 @@ def configure_device(
             f"machine, got {local_world_size()}"
         )
     torch.set_num_threads(train.threads or _THREADS)
-    float32 = "tf32" if train.precision == "tf32" else "ieee"
-    torch.backends.cuda.matmul.fp32_precision = float32
-    torch.backends.cudnn.conv.fp32_precision = float32  # type: ignore[attr-defined]
+    # These setters, unlike the newer fp32_precision, leave every older name readable.
+    torch.backends.cuda.matmul.allow_tf32 = train.precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = train.precision == "tf32"
+    torch.backends.cudnn.benchmark = train.cudnn_benchmark and not train.deterministic
     if train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(train.deterministic)

@@ -115,8 +115,7 @@ class _RunSession:
         return self._train(run)
 
     def _resume(self, run: Run, environment: dict[str, Any]) -> None:
-        device = self.trainer.device
-        self.trainer.load_state_dict(load_checkpoint(self.store.checkpoint, device, self.identity))
+        self.trainer.load_state_dict(load_checkpoint(self.store.checkpoint, self.identity))
         at = self.trainer.state
         log.info(f"resuming after epoch {at.epoch}, step {at.step}: {run.folder}")
         for name in ("device", "threads", "versions", "ranks", *self.computed):

@@ -53,7 +53,7 @@ class TrainState:
             for name, value in values.items():
                 if name not in sums:
                     sums[name] = torch.zeros((), dtype=torch.float64, device=value.device)
-                sums[name] += value.detach()
+                sums[name] += value
         self.step += 1
         self.total += 1
         self.samples += samples
@@ -147,7 +147,7 @@ class Trainer:
         self.compute_gradients = self._compute_gradients
         if self.cuda_graph and self.device.type == "cuda":
             params = [p for group in self.optimizer.param_groups for p in group["params"]]
-            self.compute_gradients = GraphedStep(self._compute_gradients, params)
+            self.compute_gradients = GraphedStep(self._compute_gradients, params, self.batch_size)
 
     def run(self) -> None:
         """Train from the current state to the end.
@@ -193,7 +193,8 @@ class Trainer:
             self.optimizer.p = p
 
     def _compute_gradients(self, batch: Batch) -> tuple[Step, Tensor]:
-        """Run forward and backward; a compiled model is compiled for full batches only."""
+        """Run forward and backward; return detached losses and their sum. A compiled model is
+        compiled for full batches only."""
         self.optimizer.zero_grad()
         is_partial = len(batch) < (self.batch_size or 0) // self.ranks.world
         with force_eager(self.compiled and is_partial):
@@ -202,7 +203,8 @@ class Trainer:
             step = self.ranks.scale_losses(step, batch)
             loss = reduce(add, step.losses.values())
             self.ranks.backward(loss)
-        return step, loss
+        losses, stats = ({n: x.detach() for n, x in d.items()} for d in (step.losses, step.stats))
+        return replace(step, losses=losses, stats=stats), loss.detach()
 
     def _end_epoch(self, began: float) -> None:
         """Read the sums (the epoch's one synchronization), evaluate and log."""
@@ -268,6 +270,8 @@ class Trainer:
         """Resume from what :meth:`state_dict` returned."""
         self.model.load_state_dict(state["model"])
         self.state = TrainState(**state["progress"])
+        for sums in (self.state.losses, self.state.stats):
+            sums.update({name: total.to(self.device) for name, total in sums.items()})
         if not self.ranks.is_rank_zero:
             self.state.reset_sums()  # rank zero has the sums of all ranks
         if not self.finished:

@@ -1,6 +1,7 @@
 """Augmentation of images with masks or boxes, made of torchvision's v2 transforms."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -126,5 +127,13 @@ def _box_labels(inputs: Any) -> tuple[Any, ...]:
 
 def normalize(images: Tensor, mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> Tensor:
     """Return uint8 images (..., 3, h, w) as float32, ``(image / 255 - mean) / std`` per channel."""
-    shift, scale = (255 * torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (mean, std))
+    shift, scale = (channel_constants(tuple(v), 255, images.device) for v in (mean, std))
     return (images.float() - shift) / scale
+
+
+@lru_cache
+def channel_constants(values: tuple[float, ...], factor: float, device: torch.device) -> Tensor:
+    """Return ``values`` times ``factor`` as (c, 1, 1) on a device, to which they are copied once: a
+    copy from a list waits for a GPU."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, device=device).view(-1, 1, 1) * factor

@@ -24,6 +24,24 @@ RESNET_LAYERS: dict[int, tuple[type[BasicBlock | Bottleneck], list[int]]] = {
 }
 
 
+class GridAverage(nn.AdaptiveAvgPool2d):
+    """Averages of maps (n, c, h, w) over b x b cells.
+
+    The gradient of torch's own operation is not deterministic on a GPU; where
+    ``torch.use_deterministic_algorithms`` asks for it, slices take its place.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.are_deterministic_algorithms_enabled():
+            return super().forward(x)
+        for dim in (-2, -1):
+            size, bins = x.shape[dim], int(self.output_size)
+            ends = [(size * i // bins, -(-size * (i + 1) // bins)) for i in range(bins)]
+            parts = [x.narrow(dim, start, end - start).mean(dim) for start, end in ends]
+            x = torch.stack(parts, dim)
+        return x
+
+
 class PyramidPooling(nn.Module):
     """Concatenate maps (n, c, h, w) with averages over grids (section 3.2).
 
@@ -35,7 +53,7 @@ class PyramidPooling(nn.Module):
         super().__init__()
         width = channels // len(bins)
         self.bins = nn.ModuleList(
-            nn.Sequential(nn.AdaptiveAvgPool2d(bin), *_conv(channels, width, 1)) for bin in bins
+            nn.Sequential(GridAverage(bin), *_conv(channels, width, 1)) for bin in bins
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -486,7 +486,9 @@ def iou_scores(predicted: Tensor, truth: Tensor, parts: int = 1) -> dict[str, fl
     return {k: float(v) for k, v in metric.compute().items()}
 
 
-def test_scores_are_sklearns_with_255_left_out():
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_scores_are_sklearns_with_255_left_out(deterministic: bool):
+    torch.use_deterministic_algorithms(deterministic)
     torch.manual_seed(0)
     truth = torch.randint(0, 5, (4000,))
     predicted = torch.where(torch.rand(4000) < 0.6, truth, torch.randint(0, 5, (4000,)))

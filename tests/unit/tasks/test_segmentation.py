@@ -120,6 +120,10 @@ def test_the_loss_is_cross_entropy_where_pixels_count_and_the_auxiliary_one_weig
     by_hand = -logits.log_softmax(1)[counted].gather(1, truth[counted][:, None]).mean()
     assert step.losses["main_loss"].item() == pytest.approx(by_hand.item(), rel=1e-5)
     assert step.losses["aux_loss"].item() == pytest.approx(0.4 * np.log(4), rel=1e-5)
+    torch.use_deterministic_algorithms(True)
+    again = of.step(model, batch).losses["main_loss"]
+    assert again.item() == pytest.approx(by_hand.item(), rel=1e-5)
+    torch.use_deterministic_algorithms(False)
     batch.targets.fill_(255)
     assert of.step(model, batch).losses["main_loss"].item() == 0
 

@@ -210,9 +210,32 @@ def test_settings_reach_what_they_set():
     optimizer = built.optimizer
     assert isinstance(optimizer, LRDropout) and (optimizer.p, optimizer.seed) == (0.3, 4)
     assert torch.get_num_threads() == 1
-    assert torch.backends.cuda.matmul.fp32_precision == "tf32"
     assert parts().precision == "fp32" and parts("train.precision=bf16").precision == "bf16"
-    assert torch.backends.cudnn.conv.fp32_precision == "ieee"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("order", [["tf32", "fp32", "tf32"], ["fp32", "tf32", "bf16"]])
+def test_every_name_of_torchs_switches_can_be_read_back(order: list[str]):
+    """Other libraries, and inductor, read the older names, which may raise."""
+    for precision in order:
+        parts(f"train.precision={precision}")
+        expected = precision == "tf32"
+        assert torch.backends.cuda.matmul.allow_tf32 is expected
+        assert torch.backends.cudnn.allow_tf32 is expected
+        assert (torch.backends.cuda.matmul.fp32_precision == "tf32") is expected
+        assert torch.get_float32_matmul_precision() == ("high" if expected else "highest")
+        with torch.backends.cudnn.flags(enabled=True):
+            pass
+
+
+def test_convolutions_are_chosen_by_time_only_where_nothing_must_repeat():
+    for overrides, expected in (
+        ([], False),
+        (["train=fast"], True),
+        (["train=fast", "train.deterministic=true"], False),
+        (["train.cudnn_benchmark=true"], True),
+    ):
+        parts(*overrides)
+        assert torch.backends.cudnn.benchmark is expected, overrides
 
 
 @pytest.mark.parametrize("wanted", [True, False])

@@ -12,7 +12,6 @@ import torch
 from lrd.training import checkpoint
 from lrd.training.checkpoint import CheckpointError
 
-CPU = torch.device("cpu")
 WHAT = {"optim.lr": 0.1, "train.epochs": 5}
 
 
@@ -29,14 +28,14 @@ def saved(tmp_path: Path) -> Path:
 
 def refused(path: Path, identity: dict[str, Any] = WHAT) -> str:
     with pytest.raises(CheckpointError) as caught:
-        checkpoint.load_checkpoint(path, CPU, identity)
+        checkpoint.load_checkpoint(path, identity)
     text = str(caught.value)
     assert "\n" not in text and str(path) in text and "run.force=true" in text
     return text
 
 
 def test_what_is_saved_is_loaded_bit_for_bit(saved: Path):
-    loaded = checkpoint.load_checkpoint(saved, CPU, WHAT)
+    loaded = checkpoint.load_checkpoint(saved, WHAT)
     assert all(torch.equal(loaded["model"][k], v) for k, v in state()["model"].items())
     assert loaded["progress"] == {"epoch": 2}
     assert os.listdir(saved.parent) == ["last.pt"]
@@ -58,7 +57,7 @@ def test_a_flipped_bit_is_refused_wherever_it_lies(saved: Path):
         flipped = bytes([whole[at] ^ 1 << dice.randrange(8)])
         saved.write_bytes(whole[:at] + flipped + whole[at + 1 :])
         try:
-            loaded = checkpoint.load_checkpoint(saved, CPU, WHAT)
+            loaded = checkpoint.load_checkpoint(saved, WHAT)
         except CheckpointError as error:
             assert "\n" not in str(error)
             found += 1

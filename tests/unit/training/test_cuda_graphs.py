@@ -30,8 +30,8 @@ class FakeCuda:
 
     Stream, CUDAGraph = FakeStream, FakeGraph
 
-    def __init__(self) -> None:
-        self.captures = 0
+    def __init__(self, refuses: bool = False) -> None:
+        self.captures, self.refuses = 0, refuses
         self.on: list[FakeStream] = []
 
     def current_stream(self) -> FakeStream:
@@ -44,9 +44,14 @@ class FakeCuda:
         self.on.pop()
 
     @contextmanager
-    def graph(self, graph: FakeGraph, stream: FakeStream) -> Iterator[None]:
+    def graph(
+        self, graph: FakeGraph, stream: FakeStream, capture_error_mode: str
+    ) -> Iterator[None]:
+        assert capture_error_mode == "thread_local"  # else a loader's thread ends the capture
         self.captures += 1
         yield
+        if self.refuses:
+            raise RuntimeError("operation not permitted when stream is capturing\ndetails")
 
 
 def batch(number: int, count: int = 4) -> Batch:
@@ -60,7 +65,7 @@ def network() -> nn.Linear:
     return nn.Linear(3, 1)
 
 
-def captured(model: nn.Module, fake: FakeCuda) -> GraphedStep:
+def captured(model: nn.Module, fake: FakeCuda, batch_size: int | None = None) -> GraphedStep:
     """Like Trainer's forward and backward; a replay writes to the memory of the capture."""
 
     def compute(b: Batch) -> torch.Tensor:
@@ -69,11 +74,12 @@ def captured(model: nn.Module, fake: FakeCuda) -> GraphedStep:
         loss.backward()
         return loss.detach()
 
-    made = GraphedStep(compute, list(model.parameters()), fake)
+    made = GraphedStep(compute, list(model.parameters()), batch_size, fake)
     capture = made._capture
 
-    def with_replay(b: Batch) -> None:
-        capture(b)
+    def with_replay(b: Batch) -> bool:
+        if not capture(b):
+            return False
         grads, result = made.grads, made.result
 
         def again() -> None:
@@ -85,6 +91,7 @@ def captured(model: nn.Module, fake: FakeCuda) -> GraphedStep:
                 param.grad = torch.full_like(grad, float("nan"))  # replays set no attribute
 
         made.graph.again = again
+        return True
 
     made._capture = with_replay  # type: ignore[method-assign]
     return made
@@ -103,8 +110,13 @@ def train(model: nn.Module, compute: Callable[[Batch], Any], sizes: list[int]) -
     "sizes", [[4] * 9, [4, 4, 4, 3, 4, 4, 4, 3, 4, 4, 3], [3, 4, 4, 4, 3, 3, 3, 3]]
 )
 def test_captured_training_is_the_same(sizes: list[int]):
-    fake = FakeCuda()
-    plain, graphed = network(), network()
+    fake, graphed = FakeCuda(), network()
+    assert train(graphed, captured(graphed, fake), sizes) == train_plainly(sizes)
+    assert fake.captures == 1 and sizes.count(sizes[0]) > WARM_UP
+
+
+def train_plainly(sizes: list[int]) -> list[float]:
+    plain = network()
 
     def compute(b: Batch) -> torch.Tensor:
         plain.zero_grad()
@@ -112,13 +124,32 @@ def test_captured_training_is_the_same(sizes: list[int]):
         loss.backward()
         return loss.detach()
 
-    assert train(graphed, captured(graphed, fake), sizes) == train(plain, compute, sizes)
-    assert fake.captures == 1 and sizes.count(sizes[0]) > WARM_UP
+    return train(plain, compute, sizes)
+
+
+def test_a_resume_on_the_small_batch_of_an_epochs_end_captures_the_whole_batches():
+    fake, graphed = FakeCuda(), network()
+    sizes = [3, 4, 4, 4, 4, 3, 4]
+    assert train(graphed, captured(graphed, fake, 4), sizes) == train_plainly(sizes)
+    assert fake.captures == 1
+
+
+def test_a_capture_that_fails_is_one_warning_and_training_goes_on(
+    caplog: pytest.LogCaptureFixture,
+):
+    fake, graphed = FakeCuda(refuses=True), network()
+    sizes = [4] * 8
+    assert train(graphed, captured(graphed, fake), sizes) == train_plainly(sizes)
+    assert fake.captures == 1
+    (record,) = caplog.records
+    assert record.levelname == "WARNING" and "train.cuda_graph" in record.message
+    assert "not permitted when stream is capturing" in record.message
+    assert "\n" not in record.message
 
 
 def test_batches_of_other_things_than_tensors_are_never_captured():
     fake, seen = FakeCuda(), []
-    compute = GraphedStep(lambda b: seen.append(b), [], fake)
+    compute = GraphedStep(lambda b: seen.append(b), [], None, fake)
     for number in range(WARM_UP + 3):
         one = batch(number)
         compute(Batch(list(one.inputs), one.targets, one.index))
@@ -178,6 +209,32 @@ def test_a_real_graph_trains_as_no_graph_does():
         run = GraphedStep(compute, list(model.parameters())) if graphed else compute
         results.append(train(model, lambda b, run=run: run(on_gpu(b)), sizes))
     assert results[0] == pytest.approx(results[1], rel=1e-5)
+
+
+@pytest.mark.gpu
+@gpu
+def test_a_step_that_waits_for_the_device_trains_without_a_graph(caplog: pytest.LogCaptureFixture):
+    model = network().cuda()
+
+    def compute(b: Batch) -> torch.Tensor:
+        model.zero_grad()
+        loss = ((model(b.inputs)[:, 0] - b.targets) ** 2).mean()
+        assert loss.item() >= 0  # a wait, which a capture forbids
+        loss.backward()
+        return loss.detach()
+
+    run = GraphedStep(compute, list(model.parameters()))
+
+    def on_gpu(b: Batch) -> torch.Tensor:
+        return run(Batch(b.inputs.cuda(), b.targets.cuda(), b.index.cuda()))
+
+    assert train(model, on_gpu, [4] * 9) == pytest.approx(train_plainly([4] * 9), rel=1e-4)
+    assert [r.levelname for r in caplog.records] == ["WARNING"]
+    graph, static = torch.cuda.CUDAGraph(), torch.zeros(3, device="cuda")
+    with torch.cuda.graph(graph):  # the failure leaves nothing behind
+        static += 1
+    graph.replay()
+    assert static.tolist() == [1, 1, 1]
 
 
 @pytest.mark.gpu

@@ -10,7 +10,15 @@ from torchvision import models
 from torchvision.models import resnet18
 from torchvision.models.resnet import BasicBlock
 
-from tasks.models.pspnet import PSPNet, PSPNet18, PSPNet50, PSPNet101, PyramidPooling, dilate
+from tasks.models.pspnet import (
+    GridAverage,
+    PSPNet,
+    PSPNet18,
+    PSPNet50,
+    PSPNet101,
+    PyramidPooling,
+    dilate,
+)
 
 
 def unit(before: int, after: int, kernel: int) -> int:
@@ -123,6 +131,20 @@ def test_the_pyramid_is_a_direct_computation():
         var = mixed.var((0, 2, 3), unbiased=False, keepdim=True)
         parts.append(enlarged_by_hand(F.relu((mixed - mean) / (var + 1e-5).sqrt()), 13, 10))
     assert torch.allclose(pyramid(x), torch.cat(parts, 1), atol=1e-4)
+
+
+@pytest.mark.parametrize("bin", [1, 2, 3, 6])
+@pytest.mark.parametrize("size", [(6, 6), (13, 10), (5, 60)])
+def test_deterministic_averages_are_torchs(bin: int, size: tuple[int, int]):
+    x = torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=True)
+    results = []
+    for deterministic in (False, True):
+        torch.use_deterministic_algorithms(deterministic)
+        out = GridAverage(bin)(x)
+        (grad,) = torch.autograd.grad((out * torch.arange(out.numel()).view_as(out)).sum(), x)
+        results.append((out, grad))
+    for ours, plain in zip(*results, strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-12, atol=1e-12)
 
 
 def test_a_classifiers_weights_start_the_body_and_a_whole_networks_everything(tmp_path: Path):
