@@ -6,6 +6,7 @@ optimizer does; the mask costs arithmetic and no memory. The base's state is use
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import groupby
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lrd.optim.kernels import kernels_for
+from lrd.optim.kernels.tables import piece_addresses
 from lrd.optim.params import PLAIN, Piece, Span, local_part, pieces_of
 from lrd.optim.update_rules import UpdateRule, update_rule_for
 
@@ -98,64 +100,105 @@ def fused_step(
 
 
 def _gather(base: Optimizer, spans: list[Span]) -> _Group | str:
-    """Return what the kernel needs of one group's parameters, or why it cannot process them."""
+    """Return what the kernel needs of one group's parameters, or why it cannot process them.
+
+    It works on lists, a property of all tensors at once: on a GPU the host must not take longer
+    than the kernel.
+    """
     rule = update_rule_for(base, spans[0].group)
     if rule is None:
         return f"{type(base).__name__} with these settings has no update rule"
-    device = local_part(spans[0].param).device
-    group = _Group(spans[0].group, rule, spans[0].p, device)
-    states, names, counts = base.state, rule.moments, rule.counts_steps
-    on_cpu, is_plain = device.type == "cpu", set(PLAIN).__contains__
-    for span in spans:
-        param = span.param
-        state = states.get(param, {})
-        try:
-            tensors: tuple[Any, ...] = (param, param.grad, *[state[name] for name in names])
-            step = state["step"] if counts else None
-        except KeyError:
-            return NO_STATE
-        if not is_plain(type(param)):
-            tensors = tuple(map(local_part, tensors))
-        count = tensors[0].numel()
-        for x in tensors:
-            if (
-                not is_plain(type(x))
-                or x.dtype is not torch.float32
-                or not x.is_contiguous()
-                or x.numel() != count
-                or not (x.is_cpu if on_cpu else x.device == device)
-            ):
-                return NO_STATE if x is None else UNSUITABLE
-        row = 0
-        if step is not None:
-            if type(step) is not Tensor or step.dim():
-                return "the base's step counts are no tensors"
-            group.on_host = step.is_cpu
-            row = _row_of(step.item(), group.counts) if group.on_host else len(group.steps)
-            group.steps.append(step)
-        group.pieces += pieces_of(span, tensors, row)
-        group.written += (param, *tensors[2:])
-    if any(step.is_cpu != group.on_host for step in group.steps):
-        return "the base's step counts lie on several devices"
-    group.counts = group.counts or [0.0]
+    params = [span.param for span in spans]
+    states = [base.state.get(param, {}) for param in params]
+    try:
+        moments = [[state[name] for state in states] for name in rule.moments]
+        steps = [state["step"] for state in states] if rule.counts_steps else []
+    except KeyError:
+        return NO_STATE
+    tensors: list[list[Any]] = [params, [param.grad for param in params], *moments]
+    is_sharded = not _are_plain(params)
+    if is_sharded:
+        tensors = [[local_part(x) for x in column] for column in tensors]
+    every = [x for column in tensors for x in column]
+    if not _are_plain(every):
+        return NO_STATE if any(x is None for x in every) else UNSUITABLE
+    device, sizes = tensors[0][0].device, [x.numel() for x in tensors[0]]
+    if (
+        any([x.dtype is not torch.float32 for x in every])
+        or not all([x.is_contiguous() for x in every])
+        or not (all([x.is_cpu for x in every]) or {x.device for x in every} == {device})
+        or any([x.numel() for x in column] != sizes for column in tensors[1:])
+    ):
+        return UNSUITABLE
+    group = _Group(spans[0].group, rule, spans[0].p, device, steps=steps)
+    rows = _rows_of_scalars(group, len(spans))
+    if isinstance(rows, str):
+        return rows
+    columns = zip(*tensors, strict=True)
+    if is_sharded:
+        for span, own, row in zip(spans, columns, rows, strict=True):
+            group.pieces += pieces_of(span, own, row)
+    else:
+        group.pieces = [
+            Piece(own, 0, size, span.start, span.threshold, 1, span.start, row)
+            for span, own, size, row in zip(spans, columns, sizes, rows, strict=True)
+        ]
+    group.written = [*params, *(x for column in tensors[2:] for x in column)]
     return group
 
 
-def _row_of(count: float, counts: list[float]) -> int:
-    """Return the position of ``count`` in ``counts``, where it is appended if it is new."""
-    if count not in counts:
-        counts.append(count)
-    return counts.index(count)
+def _are_plain(tensors: list[Any]) -> bool:
+    return set(map(type, tensors)) <= set(PLAIN)
+
+
+def _rows_of_scalars(group: _Group, count: int) -> list[int] | str:
+    """Return the row of the step's scalars of each of ``count`` parameters, and set what the rows
+    are computed from.
+
+    Counts of steps on the host are read, and parameters with the same count share a row.
+    """
+    steps = group.steps
+    if not steps:
+        group.counts = [0.0]
+        return [0] * count
+    if set(map(type, steps)) != {Tensor} or any([step.dim() for step in steps]):
+        return "the base's step counts are no tensors"
+    if len({step.device for step in steps}) > 1:
+        return "the base's step counts lie on several devices"
+    group.on_host = steps[0].is_cpu
+    if not group.on_host:
+        return list(range(len(steps)))
+    counts = [step.item() for step in steps]
+    group.counts = list(dict.fromkeys(counts))
+    row = {count: number for number, count in enumerate(group.counts)}
+    return [row[count] for count in counts]
 
 
 def _overlap(groups: Sequence[_Group]) -> bool:
     """Return whether memory that the kernels write is used twice. Gradients may share theirs."""
+    return _arrays_overlap(
+        tuple(
+            (tuple(map(tuple, piece_addresses(g.pieces))), tuple([x.length for x in g.pieces]))
+            for g in groups
+        )
+    )
+
+
+@lru_cache(16)
+def _arrays_overlap(
+    groups: tuple[tuple[tuple[tuple[int, ...], ...], tuple[int, ...]], ...],
+) -> bool:
+    """Return whether written float32 arrays share memory with others.
+
+    A group holds the addresses of weights, gradients and each moment, and the number of elements,
+    which all of these have. The result depends on the numbers alone.
+    """
     used = [
-        (x.data_ptr() + 4 * piece.begin, 4 * piece.length, position != 1)
-        for group in groups
-        for piece in group.pieces
-        for position, x in enumerate(piece.tensors)
-        if piece.length
+        (at, 4 * size, position != 1)
+        for columns, sizes in groups
+        for position, addresses in enumerate(columns)
+        for at, size in zip(addresses, sizes, strict=True)
+        if size
     ]
     end = written_end = 0
     for start, size, is_written in sorted(used):
@@ -181,5 +224,12 @@ def _scalars(group: _Group, rescale: bool) -> Tensor:
         return scalars.to(group.device)
     t = torch.stack(group.steps).to(torch.float64).add_(1)
     values = group.rule.scalars_at(group.group, lr, t)
-    columns = [v if isinstance(v, Tensor) else torch.full_like(t, v) for v in values]
-    return torch.stack(columns, dim=1).to(group.device, torch.float32)
+    numbers = [0.0 if isinstance(v, Tensor) else v for v in values]
+    constant = torch.tensor(numbers, dtype=torch.float32, device="cpu")
+    if group.device.type == "cuda":
+        constant = constant.pin_memory()
+    scalars = constant.to(group.device, non_blocking=True).repeat(len(t), 1)
+    for column, value in enumerate(values):
+        if isinstance(value, Tensor):
+            scalars[:, column] = value
+    return scalars

@@ -60,6 +60,7 @@ class GraphedStep:
                 return self.compute(batch)
         if self.graph is None and not self._capture(batch):
             return self.compute(batch)
+        assert self.graph is not None
         for static, new in zip(_batch_tensors(self.batch) or (), tensors or (), strict=True):
             static.copy_(new, non_blocking=True)
         self.graph.replay()

@@ -12,11 +12,28 @@ RESTORE_COLUMNS = OWN + 5
 
 def update_table(pieces: Sequence[Piece]) -> array:
     """Return the rows (length, first, threshold - 1, scalars' row, addresses) as int64."""
-    table = array("q")
-    for tensors, begin, length, first, threshold, _, _, row in pieces:
-        table.extend((length, first, threshold - 1, row))
-        table.extend([x.data_ptr() + 4 * begin for x in tensors])
+    columns = [
+        [piece.length for piece in pieces],
+        [piece.first for piece in pieces],
+        [piece.threshold - 1 for piece in pieces],
+        [piece.row for piece in pieces],
+        *piece_addresses(pieces),
+    ]
+    table = array("q", bytes(8 * len(pieces) * len(columns)))
+    for number, column in enumerate(columns):
+        table[number :: len(columns)] = array("q", column)
     return table
+
+
+def piece_addresses(pieces: Sequence[Piece]) -> list[list[int]]:
+    """Return the addresses of the pieces' first weights, of their gradients and of each moment;
+    all are float32."""
+    columns = zip(*[piece.tensors for piece in pieces], strict=True)
+    addresses = [[x.data_ptr() for x in column] for column in columns]
+    if any([piece.begin for piece in pieces]):
+        begins = [4 * piece.begin for piece in pieces]
+        addresses = [[a + b for a, b in zip(x, begins, strict=True)] for x in addresses]
+    return addresses
 
 
 def restore_table(pieces: Sequence[Piece]) -> array:

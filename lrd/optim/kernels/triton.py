@@ -113,34 +113,49 @@ class TritonKernels:
             words = max(1, size // 8)
             word = getattr(_language(), f"int{8 * size // words}")
             arguments = dict(WORD=word, WORDS=words)
-            _launch(_module(None).restore, alike, restore_table(alike), seed, t, words, arguments)
+            _launch(
+                _module(None).restore,
+                alike,
+                restore_table(alike),
+                RESTORE_COLUMNS,
+                OWN + 3,
+                seed,
+                t,
+                words,
+                arguments,
+            )
 
     def update(
         self, rule: UpdateRule, pieces: Sequence[Piece], scalars: Tensor, seed: int, t: int
     ) -> None:
-        table, arguments = update_table(pieces), dict(scalars=scalars, enable_fp_fusion=False)
-        _launch(_module(rule).update, pieces, table, seed, t, 1, arguments)
+        if not pieces:
+            return
+        arguments = dict(scalars=scalars, enable_fp_fusion=False)
+        columns = OWN + 1 + len(pieces[0].tensors)
+        kernel, table = _module(rule).update, update_table(pieces)
+        _launch(kernel, pieces, table, columns, OWN + 1, seed, t, 1, arguments)
 
 
 def _launch(
     kernel: Any,
     pieces: Sequence[Piece],
     table: array,
+    columns: int,
+    addresses: int,
     seed: int,
     t: int,
     words: int,
     arguments: dict[str, Any],
 ) -> None:
-    if not any(piece.length for piece in pieces):
+    """Launch ``kernel`` over a table whose last columns, from ``addresses`` on, are addresses."""
+    device = pieces[0].tensors[0].device
+    rows, blocks, aligned = _placed(table.tobytes(), columns, addresses, words, device)
+    if not len(blocks):
         return
     keys, high = key_table(pieces, seed, t)
-    device = pieces[0].tensors[0].device
-    blocks = _blocks(tuple(piece.length * words for piece in pieces), device)
-    aligned = all(x.data_ptr() % ALIGNMENT == 0 for piece in pieces for x in piece.tensors)
-    aligned = aligned and not any(piece.begin for piece in pieces)
     with torch.cuda.device_of(pieces[0].tensors[0]):
         kernel[(len(blocks),)](
-            table=_on_device(table.tobytes(), torch.int64, device),
+            table=rows,
             blocks=blocks,
             keys=_on_device(keys.tobytes(), torch.int32, device),
             high=high,
@@ -151,8 +166,22 @@ def _launch(
 
 
 @lru_cache(64)
+def _placed(
+    content: bytes, columns: int, addresses: int, words: int, device: torch.device
+) -> tuple[Tensor, Tensor, bool]:
+    """Return a table on the device, its blocks, and whether its addresses are aligned."""
+    table = array("q", content)
+    lengths = tuple(words * length for length in table[::columns])
+    aligned = all(
+        address % ALIGNMENT == 0
+        for column in range(addresses, columns)
+        for address in table[column::columns]
+    )
+    return _on_device(content, torch.int64, device), _blocks(lengths, device), aligned
+
+
 def _on_device(content: bytes, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return ``content`` on a device. The result depends on the content alone."""
+    """Return ``content`` on a device, without waiting for it."""
     host = torch.frombuffer(bytearray(content), dtype=dtype)
     if device.type == "cuda":
         host = host.pin_memory()
