@@ -194,6 +194,20 @@ def test_the_page_of_benchmarks_prints_the_medians_of_the_records():
         rate = np.median(line["samples"])
         printed = f"{rate:,.0f}" if rate > 1000 else f"{rate:.1f}"
         assert f"| {printed} | {np.median(line['ratios']):.1f} |" in page
+    card = {table["title"]: table for table in bench("step_h200.json")}
+    for start, cells in {
+        "sgdm: the step alone, ResN": ("fused", "snapshot"),
+        "adam: the step alone, ResN": ("fused", "snapshot", "naive LRD"),
+        "adam: the step alone, FCNet": ("fused", "snapshot", "naive LRD"),
+        "sgdm: zero_grad": ("fused", "snapshot"),
+        "adam: zero_grad": ("fused", "snapshot"),
+    }.items():
+        table = next(t for k, t in card.items() if k.startswith(start))
+        base = next(line for line in table["lines"] if line["label"] == "torch, fused")
+        median = np.median(base["samples"])
+        names_of = [cell if cell == "naive LRD" else f"LRD, {cell}" for cell in cells]
+        shown = " | ".join(ratio(table, name) for name in names_of)
+        assert f"| {median:.{1 if median > 1 else 2}f} ms | {shown} |" in page, start
     startup = {
         line["label"]: np.median(line["samples"]) for line in bench("startup.json")[0]["lines"]
     }
