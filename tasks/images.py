@@ -40,6 +40,8 @@ class Images(Dataset):
             larger subset contains every smaller one.
     """
 
+    recipe: ClassVar[int] = 1
+
     shape: ClassVar[tuple[int, int, int]]
     classes: ClassVar[int] = 10
     white: ClassVar[float] = 255.0  # the pixel value that is scaled to 1
