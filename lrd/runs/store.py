@@ -159,8 +159,8 @@ class RunStore:
         Raises:
             ValueError: It names what changed and how to go on.
         """
-        code = self._identity.items() - without_source(self._identity).items()
-        if not code or self.config.run.force or self.run.status != "new":
+        has_code = without_source(self._identity) != self._identity
+        if not has_code or self.config.run.force or self.run.status != "new":
             return
         for path in sorted(self.folder.parents[1].glob(f"*/{self.folder.name}/run.json")):
             metadata = _read_metadata(path.parent) or {}
