@@ -1,5 +1,6 @@
 """Image classification data sets as uint8 tensors: digits, MNIST, CIFAR-10 and CIFAR-100."""
 
+import hashlib
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -69,6 +70,10 @@ class Images(Dataset):
             ValueError: A file is missing or damaged.
         """
 
+    def manifest(self) -> str | None:
+        """Return a hash of all images and labels."""
+        return content_hash(*self.read(train=True), *self.read(train=False))
+
     def splits(self) -> tuple[Split, Split]:
         """Return the training and the evaluation split, on the training device."""
         images, labels = self._load(train=True)
@@ -137,7 +142,22 @@ class Images(Dataset):
             ) from error
 
 
-class Digits(Images):
+class Published(Images):
+    """Base of the data sets whose content is checked when it is read."""
+
+    def manifest(self) -> None:
+        return None
+
+
+def content_hash(*tensors: Tensor) -> str:
+    """Return a hash of the tensors' bytes."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(np.ascontiguousarray(tensor.numpy()).tobytes())
+    return f"sha256:{digest.hexdigest()[:16]}"
+
+
+class Digits(Published):
     """scikit-learn's 1,797 handwritten digits of 8 x 8 pixels, which its wheel contains.
 
     There is no official split: 360 fixed, stratified samples are the test set.
@@ -158,7 +178,7 @@ class Digits(Images):
         return images.view(-1, *self.shape), torch.from_numpy(np.asarray(labels)[chosen])
 
 
-class MNIST(Images):
+class MNIST(Published):
     """MNIST: 60,000 and 10,000 gray images of 28 x 28, scaled to [0, 1] and not normalized."""
 
     shape = (1, 28, 28)
@@ -182,7 +202,7 @@ class MNIST(Images):
         return images[:, None], mnist.read_label_file(str(folder / f"{part}-labels-idx1-ubyte"))
 
 
-class CIFAR10(Images):
+class CIFAR10(Published):
     """CIFAR-10: 50,000 and 10,000 color images of 32 x 32; random crop with padding 4, and flip."""
 
     shape = (3, 32, 32)

@@ -21,7 +21,8 @@ from lrd.runs.labels import names_of
 from lrd.runs.store import Run, RunIndex
 
 # Fields of run.json that are columns as they are.
-COPIED = ("device", "implementation", "commit", "started", "ended", "error")
+COPIED = ("device", "implementation", "batch_norm", "data_manifest", "commit")
+COPIED = (*COPIED, "started", "ended", "error")
 Source = str | Path | RunIndex | Iterable[Run]
 
 

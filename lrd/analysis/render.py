@@ -164,7 +164,7 @@ def format_runs(runs: Sequence[Run], frame: pd.DataFrame) -> str:
 
 def describe_run(run: Run) -> str:
     """Return a run's record, with its state and last epoch, as YAML."""
-    record = {k: v for k, v in run.metadata.items() if k not in ("identity", "format")}
+    record = {k: v for k, v in run.metadata.items() if k not in ("identity", "format", "packages")}
     record = {"folder": str(run.folder), "state": run.state, **record}
     if metrics := run.metrics:
         record["last epoch"] = metrics[-1]

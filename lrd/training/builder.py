@@ -19,7 +19,7 @@ from lrd.schedules import PSchedule, Schedule
 from lrd.task import Setup, Task
 from lrd.training.device import configure_device, default_num_workers, resolve_precision
 from lrd.training.distributed import SINGLE_PROCESS, DistributedContext
-from lrd.training.instantiate import GROUPS, resolve_target
+from lrd.training.instantiate import resolve_target
 from lrd.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -57,29 +57,16 @@ def build(
         ValueError: A user's mistake, in one line.
     """
     device, matmul = configure_device(config, recorded)
-    setup = Setup(
-        config.seed,
-        device,
-        config.train.batch_size,
-        config.eval.batch_size,
-        config.data.root,
-        config.data.download,
-        default_num_workers(config.data.workers, device),
-        config.eval.mode,
-        config.eval.final_mode,
-        tuple(config.eval.scales),
-    )
-    allow, fused = config.run.allow, config.lrd.implementation != "reference"
+    fused = config.lrd.implementation != "reference"
     make = {
         group: resolve_target(
-            group, getattr(config, group), allow, fused, config.train.weight_decay
+            group, getattr(config, group), config.run.allow, fused, config.train.weight_decay
         )
-        for group in GROUPS
-        if group != "regularizer"
+        for group in ("optim", "schedule")
     }
     regularizers = _build_regularizers(config)
     schedule = make["schedule"]()
-    task = make["task"](setup, make["dataset"](setup), make["model"])
+    task = build_task(config, device)
     _check_eval(config.eval, task)
     torch.default_generator.manual_seed(fold_key("init", config.seed))
     model = task.model()
@@ -106,6 +93,27 @@ def build(
         precision=resolve_precision(config.train.precision, device),
         matmul=matmul,
     )
+
+
+def build_task(config: Config, device: torch.device) -> Task:
+    """Instantiate the task with its dataset; read no data and build no network."""
+    setup = Setup(
+        config.seed,
+        device,
+        config.train.batch_size,
+        config.eval.batch_size,
+        config.data.root,
+        config.data.download,
+        default_num_workers(config.data.workers, device),
+        config.eval.mode,
+        config.eval.final_mode,
+        tuple(config.eval.scales),
+    )
+    task, dataset, model = (
+        resolve_target(group, getattr(config, group), config.run.allow)
+        for group in ("task", "dataset", "model")
+    )
+    return task(setup, dataset(setup), model)
 
 
 def build_trainer(
