@@ -26,6 +26,7 @@ GROUPS: dict[str, tuple[type, tuple[str, ...]]] = {
     "regularizer": (Regularizer, ("seed",)),
 }
 log = logging.getLogger(__name__)
+logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # it repeats what is raised
 PACKAGES = ("torch", "torchvision", "lrd", "tasks")
 
 
