@@ -84,6 +84,7 @@ class Toy(Task):
     """
 
     score = Score("good_basin", maximize=True, unit="%")
+    loss_is_mean = False
 
     def __init__(self, setup: Setup, dataset: Starts, model: ModelFactory, steps: int = 20) -> None:
         if not isinstance(dataset, Starts):
