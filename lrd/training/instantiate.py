@@ -117,11 +117,27 @@ class TorchSchedule:
         return _instantiate("schedule", self.found, {**counts, **given}, optimizer)
 
     def check(self, optimizer: Optimizer) -> None:
-        """Raise ValueError if the settings are wrong for ``optimizer``, which stays as it is."""
+        """Try two steps on a copy of the groups of ``optimizer``.
+
+        Raises:
+            ValueError: The settings are wrong for it.
+        """
         stand_in = torch.optim.SGD([torch.zeros(1, requires_grad=True)])
         stand_in.defaults = optimizer.defaults
         stand_in.param_groups = [{**group, "params": []} for group in optimizer.param_groups]
-        self(stand_in, self.settings.get("total_steps") or 1000)
+        steps = self.settings.get("total_steps")
+        try:
+            scheduler = self(stand_in, steps if isinstance(steps, int) else 1000)
+            stand_in._opt_called = True  # type: ignore[attr-defined]  # or torch warns
+            for _ in range(2):
+                scheduler.step()
+        except ValueError:
+            raise
+        except Exception as error:  # whatever a wrong value meets in torch
+            arguments = ", ".join(f"{name}={value}" for name, value in self.settings.items())
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            message = f"schedule: {self.found.__name__}({arguments}): {reason}"
+            raise ValueError(message) from error
 
 
 def _check_settings(
@@ -174,7 +190,9 @@ def _instantiate(
         return found(*args, **kwargs, **settings)
     except (TypeError, ValueError, LookupError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if reason.startswith(group) or re.match(r"[a-z_]+(\.[a-z_]+)? must ", reason):
+        is_ours = not found.__module__.startswith("torch.")
+        names_setting = re.match(r"[a-z_]+(\.[a-z_]+)? must ", reason) is not None
+        if reason.startswith(group) or (is_ours and names_setting):
             raise
         arguments = ", ".join(f"{k}={v}" for k, v in settings.items())
         raise ValueError(f"{group}: {found.__name__}({arguments}): {reason}") from error
