@@ -216,9 +216,9 @@ class _RunSession:
 
     def _train(self, run: Run) -> Run:
         trainer = self.trainer
-        self.ranks.on_rank_zero(lambda: self._open_loggers(run))
         outcome: dict[str, Any] = {"status": "failed"}
         try:
+            self.ranks.on_rank_zero(lambda: self._open_loggers(run))
             trainer.run()
             run = self.ranks.on_rank_zero(lambda: self._finish(run))
             outcome = {name: run.metadata[name] for name in ("status", "final", "best")}

@@ -168,6 +168,7 @@ def test_lost_or_damaged_lines_are_named(cli, half: Run):
     metrics.write_bytes(b"")
     done = cli(*QUICK)
     assert done.status == 2 and "has 0 epochs and the checkpoint 1" in done.err
+    assert next(find_runs("runs")).state == "failed"
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]", b"{}"])
