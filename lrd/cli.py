@@ -108,6 +108,12 @@ class RunFunction:
     def __init__(self) -> None:
         self.failures: list[Failure] = []
 
+    def check(self, config: Config) -> None:
+        """Raise ValueError if a class, a setting of a class, or data are missing here."""
+        from lrd.training.builder import check_components
+
+        check_components(config)
+
     def __call__(self, cfg: DictConfig) -> float | None:
         _configure_logging()
         hydra_config = HydraConfig.get()
@@ -174,6 +180,9 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors, which become one line here
+    # Read when torch is imported, also by the processes of a sweep: idle threads that spin take the
+    # cores of other runs.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     is_rank_zero = os.environ.get("RANK", "0") == "0"
     with (
         nullcontext() if is_rank_zero else open(os.devnull, "w") as out,

@@ -91,6 +91,7 @@ class Toy(Task):
     recipe: ClassVar[int] = 1
 
     score = Score("good_basin", maximize=True, unit="%")
+    loss_is_mean = False
 
     def __init__(self, setup: Setup, dataset: Starts, model: ModelFactory, steps: int = 20) -> None:
         if not isinstance(dataset, Starts):

@@ -19,7 +19,7 @@ from lrd.schedules import PSchedule, Schedule
 from lrd.task import Setup, Task
 from lrd.training.device import configure_device, default_num_workers, resolve_precision
 from lrd.training.distributed import SINGLE_PROCESS, DistributedContext
-from lrd.training.instantiate import resolve_target
+from lrd.training.instantiate import TorchSchedule, resolve_target
 from lrd.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -29,34 +29,26 @@ log = logging.getLogger(__name__)
 class Components:
     """What a run consists of, instantiated and checked. No data have been read.
 
-    ``precision`` (fp32, tf32, bf16) and ``matmul`` (default, onednn) are what the run computes
-    with.
+    ``precision`` (fp32, tf32, bf16) is what the run computes with.
     """
 
     task: Task
     model: nn.Module
     optimizer: LRDropout
-    schedule: Schedule
+    schedule: Schedule | TorchSchedule
     p_schedule: PSchedule
     regularizers: list[Regularizer]
     device: torch.device
     precision: str
-    matmul: str
 
 
-def build(
-    config: Config,
-    recorded: dict[str, Any] | None = None,
-    ranks: DistributedContext = SINGLE_PROCESS,
-) -> Components:
+def build(config: Config, ranks: DistributedContext = SINGLE_PROCESS) -> Components:
     """Check and instantiate everything a run needs; read no data.
-
-    ``recorded`` is the metadata of an unfinished run to resume: its choices are repeated.
 
     Raises:
         ValueError: A user's mistake, in one line.
     """
-    device, matmul = configure_device(config, recorded)
+    device = configure_device(config)
     fused = config.lrd.implementation != "reference"
     make = {
         group: resolve_target(
@@ -65,9 +57,13 @@ def build(
         for group in ("optim", "schedule")
     }
     regularizers = _build_regularizers(config)
-    schedule = make["schedule"]()
     task = build_task(config, device)
     _check_eval(config.eval, task)
+    if config.train.accumulate > 1 and not task.loss_is_mean:
+        raise ValueError(
+            f"train.accumulate must be 1 with {type(task).__name__}, whose loss is no mean over "
+            f"samples, got {config.train.accumulate}"
+        )
     torch.default_generator.manual_seed(fold_key("init", config.seed))
     model = task.model()
     if config.train.sync_batchnorm:
@@ -78,6 +74,9 @@ def build(
     if config.train.channels_last:
         model.register_forward_pre_hook(_channels_last)
     optimizer = _wrap_optimizer(make["optim"](task.param_groups(model)), config)
+    schedule = make["schedule"]()
+    if isinstance(schedule, TorchSchedule):
+        schedule.check(optimizer)
     if config.train.compile:
         # torch's CUDA builds warn of a missing GPU at the first compilation.
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
@@ -92,11 +91,10 @@ def build(
         regularizers=regularizers,
         device=device,
         precision=resolve_precision(config.train.precision, device),
-        matmul=matmul,
     )
 
 
-def check(config: Config) -> None:
+def check_components(config: Config) -> None:
     """Look for every class and for the data, without building a network.
 
     Raises:
@@ -156,7 +154,11 @@ def build_trainer(
         bf16=parts.precision == "bf16",
         batch_size=config.train.batch_size,
         compiled=config.train.compile,
-        cuda_graph=config.train.cuda_graph and not ranks.is_distributed,
+        clip_norm=config.train.clip_norm,
+        accumulate=config.train.accumulate,
+        cuda_graph=config.train.cuda_graph
+        and not ranks.is_distributed
+        and config.train.accumulate == 1,
         ranks=ranks,
     )
     if about := parts.task.describe():

@@ -8,9 +8,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import torch
 from hydra.utils import get_object
 from torch import nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from lrd.regularizers import Regularizer
 from lrd.schedules import Schedule
@@ -25,6 +27,10 @@ GROUPS: dict[str, tuple[type, tuple[str, ...]]] = {
     "schedule": (Schedule, ()),
     "regularizer": (Regularizer, ("seed",)),
 }
+# The same of torch's schedulers, which schedule= may name too.
+SCHEDULER = (LRScheduler, ("optimizer", "last_epoch", "epochs", "steps_per_epoch"))
+# Settings of torch's schedulers that are the run's number of steps where they are left out.
+RUN_STEPS = ("total_steps", "total_iters", "T_max")
 log = logging.getLogger(__name__)
 logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # it repeats what is raised
 PACKAGES = ("torch", "torchvision", "lrd", "tasks")
@@ -66,6 +72,11 @@ def resolve_target(
         found = get_object(target)
     except ImportError as error:
         raise ValueError(f"{group}._target_ must be importable, got {target}") from error
+    is_scheduler = (
+        group == "schedule" and isinstance(found, type) and issubclass(found, LRScheduler)
+    )
+    if is_scheduler:
+        base, given = SCHEDULER
     if not isinstance(found, type) or not issubclass(found, base) or found is base:
         raise ValueError(f"{group}._target_ must be a subclass of {base.__name__}, got {target}")
     settings = {k: v for k, v in node.items() if k != "_target_"}
@@ -74,7 +85,60 @@ def resolve_target(
     _check_settings(group, found, settings, given)
     if group == "optim" and fused:
         settings |= _fused_form(found, settings)
-    return partial(_instantiate, group, found, settings)
+    return partial(TorchSchedule if is_scheduler else partial(_instantiate, group), found, settings)
+
+
+class TorchSchedule:
+    """A class of ``torch.optim.lr_scheduler`` and its settings; the loop steps it once a step.
+
+    Call it with an optimizer and the run's number of steps for the scheduler. ``total_steps``,
+    ``T_max`` and ``total_iters`` are that number where the settings leave them out.
+
+    Raises:
+        ValueError: The class needs a score, or a setting is wrong.
+    """
+
+    def __init__(self, found: type[LRScheduler], settings: dict[str, Any]) -> None:
+        if issubclass(found, ReduceLROnPlateau):
+            raise ValueError(
+                f"schedule._target_ must depend on the step alone, got {found.__name__}, which "
+                "needs a score: choose another class of torch.optim.lr_scheduler"
+            )
+        self.found, self.settings = found, settings
+
+    def __call__(self, optimizer: Optimizer, total: int) -> LRScheduler:
+        given = {name: value for name, value in self.settings.items() if value is not None}
+        steps = given.get("total_steps", total)
+        if isinstance(steps, int) and steps < total:
+            raise ValueError(
+                f"schedule.total_steps must be at least the run's {total} steps, got {steps}: "
+                "leave it out"
+            )
+        counts = {n: total for n in RUN_STEPS if n in inspect.signature(self.found).parameters}
+        return _instantiate("schedule", self.found, {**counts, **given}, optimizer)
+
+    def check(self, optimizer: Optimizer) -> None:
+        """Try two steps on a copy of the groups of ``optimizer``.
+
+        Raises:
+            ValueError: The settings are wrong for it.
+        """
+        stand_in = torch.optim.SGD([torch.zeros(1, requires_grad=True)])
+        stand_in.defaults = optimizer.defaults
+        stand_in.param_groups = [{**group, "params": []} for group in optimizer.param_groups]
+        steps = self.settings.get("total_steps")
+        try:
+            scheduler = self(stand_in, steps if isinstance(steps, int) else 1000)
+            stand_in._opt_called = True  # type: ignore[attr-defined]  # or torch warns
+            for _ in range(2):
+                scheduler.step()
+        except ValueError:
+            raise
+        except Exception as error:  # whatever a wrong value meets in torch
+            arguments = ", ".join(f"{name}={value}" for name, value in self.settings.items())
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            message = f"schedule: {self.found.__name__}({arguments}): {reason}"
+            raise ValueError(message) from error
 
 
 def _check_settings(
@@ -127,7 +191,9 @@ def _instantiate(
         return found(*args, **kwargs, **settings)
     except (TypeError, ValueError, LookupError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if reason.startswith(group) or re.match(r"[a-z_]+(\.[a-z_]+)? must ", reason):
+        is_ours = not found.__module__.startswith("torch.")
+        names_setting = re.match(r"[a-z_]+(\.[a-z_]+)? must ", reason) is not None
+        if reason.startswith(group) or (is_ours and names_setting):
             raise
         arguments = ", ".join(f"{k}={v}" for k, v in settings.items())
         raise ValueError(f"{group}: {found.__name__}({arguments}): {reason}") from error

@@ -1,6 +1,8 @@
 """run.py as a user runs it: exit status, one line for every error, finished runs found again."""
 
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +37,20 @@ def test_a_run_is_done_once_and_then_found(cli, tmp_path: Path):
     assert (run.folder / "metrics.jsonl").stat().st_mtime_ns == stamp
     assert cli(*QUICK, "run.force=true").status == 0
     assert (run.folder / "metrics.jsonl").stat().st_mtime_ns != stamp
+
+
+@pytest.mark.parametrize("given", [None, "ACTIVE"])
+def test_idle_threads_sleep_unless_the_user_says_otherwise(tmp_path: Path, given: str | None):
+    """As OpenMP itself reports it, which reads the policy once, when torch is imported."""
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+    environment |= {"OMP_DISPLAY_ENV": "true", **({"OMP_WAIT_POLICY": given} if given else {})}
+    run = [sys.executable, str(ROOT / "run.py")]
+    for more in ([], ["-m", "+cluster=local", "seed=1"]):
+        command = [*run, *more, "train.max_steps=1", f"run.dir={tmp_path}"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0
+        shown = re.findall(r"OMP_WAIT_POLICY = '(\w+)'", done.stderr)
+        assert shown and set(shown) == {given or "PASSIVE"}
 
 
 def test_the_record_has_the_provenance(cli):

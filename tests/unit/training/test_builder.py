@@ -120,13 +120,49 @@ ERRORS = {
     "+optim.betas={a: 1}": "optim: Adam(lr=0.001",
     "dataset.holdout=-1": "dataset.holdout must be at least 0, got -1",
     "optim._target_=torch.optim.Muon": "optim: Muon(",
+    "train.accumulate=3": "train.accumulate must be a divisor of train.batch_size=128, got 3",
+    "train.accumulate=0": "train.accumulate must be at least 1, got 0",
+    "train.clip_norm=0": "train.clip_norm must be above 0, or null, got 0",
+    "train.checkpoint_minutes=-1": "train.checkpoint_minutes must be at least 0, got -1",
+    "train.checkpoint_every=0": "train.checkpoint_every must be at least 1, or null, got 0",
+    "run.keep=all": "run.keep must be one of weights, last, best, none, got all",
+    "schedule._target_=lrd.schedules.Warmup +schedule.warmup=5": "5 epochs of 100 are 0.05",
+    "schedule=cosine schedule.floor=2": "schedule.floor must be in [0, 1], got 2",
+    "task=toy train.accumulate=2": "train.accumulate must be 1 with Toy, whose loss is no mean",
+    **{
+        f"schedule._target_=torch.optim.lr_scheduler.{given}": line
+        for given, line in {
+            "LRScheduler": "schedule._target_ must be a subclass of LRScheduler",
+            "_LRScheduler": "schedule: _LRScheduler()",
+            "ReduceLROnPlateau": "schedule._target_ must depend on the step alone",
+            "SequentialLR +schedule.milestones=[5]": "schedule must fit the task, got SequentialLR",
+            "ExponentialLR": "schedule must fit the task, got ExponentialLR: missing a required",
+            "ExponentialLR +schedule.gamma=a": "schedule: ExponentialLR(gamma=a)",
+            "StepLR +schedule.step_size=0": "schedule: StepLR(step_size=0)",
+            "CosineAnnealingLR +schedule.T_max=0": "schedule: CosineAnnealingLR(T_max=0)",
+            "CosineAnnealingLR +schedule.Tmax=9": "Did you mean schedule.T_max? It takes: T_max,",
+            "OneCycleLR +schedule.max_lr=1 +schedule.epochs=1": "schedule.epochs is no setting of",
+            "OneCycleLR": "schedule must fit the task, got OneCycleLR: missing a required",
+            "OneCycleLR +schedule.max_lr=a": "schedule: OneCycleLR(",
+            "OneCycleLR +schedule.max_lr=1 optim._target_=torch.optim.Adagrad": (
+                "schedule: OneCycleLR(total_steps=1000, max_lr=1): optimizer must support momentum"
+            ),
+            "LambdaLR +schedule.lr_lambda=3": "schedule: LambdaLR(lr_lambda=3)",
+        }.items()
+    },
 }
+
+
+def test_a_scheduler_of_torch_leaves_the_optimizer_as_it_is_until_the_data_are_read():
+    made = parts("schedule._target_=torch.optim.lr_scheduler.OneCycleLR", "+schedule.max_lr=0.01")
+    (group,) = made.optimizer.param_groups
+    assert group["lr"] == 0.001 and "max_lr" not in group and "initial_lr" not in group
 
 
 @pytest.mark.parametrize(("override", "line"), ERRORS.items(), ids=ERRORS)
 def test_every_mistake_is_one_line(override: str, line: str):
     with pytest.raises(ValueError) as caught:
-        parts(override)
+        parts(*([override] if "{" in override else override.split()))
     assert line in str(caught.value) and "\n" not in str(caught.value)
 
 
