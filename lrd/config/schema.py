@@ -140,6 +140,10 @@ class RunDirectory:
     def __post_init__(self) -> None:
         is_safe = re.fullmatch(r"\w[\w.-]*", self.name, re.ASCII) is not None
         require("run.name", self.name, is_safe, "letters, digits, '_', '-' and '.'")
+        for name in ("dir", "name"):
+            value = getattr(self, name)
+            is_short = all(len(part.encode()) <= 255 for part in value.split("/"))
+            require(f"run.{name}", value, is_short, "of at most 255 bytes between slashes")
 
 
 @dataclass

@@ -187,6 +187,8 @@ def _build_regularizers(config: Config) -> list[Regularizer]:
     random stream, so they are rejected."""
     built: dict[type, tuple[str, Regularizer]] = {}
     for name, node in sorted(config.regularizer.items()):
+        if not isinstance(node, dict):
+            raise ValueError(f"regularizer.{name} must hold a _target_ and settings, got {node}")
         regularizer = resolve_target("regularizer", node, config.run.allow)(seed=config.seed)
         if type(regularizer) in built:
             raise ValueError(

@@ -12,6 +12,7 @@ from hydra.utils import get_object
 from torch import nn
 from torch.optim import Optimizer
 
+from lrd.config.argument_types import check_types
 from lrd.regularizers import Regularizer
 from lrd.schedules import Schedule
 from lrd.task import Dataset, Task
@@ -26,6 +27,7 @@ GROUPS: dict[str, tuple[type, tuple[str, ...]]] = {
     "regularizer": (Regularizer, ("seed",)),
 }
 log = logging.getLogger(__name__)
+logging.getLogger("hydra").addHandler(logging.NullHandler())  # the ValueErrors say what it logs
 PACKAGES = ("torch", "torchvision", "lrd", "tasks")
 
 
@@ -97,6 +99,7 @@ def _check_settings(
                 + (f". Did you mean {group}.{near[0]}?" if near else ".")
                 + f" It takes: {', '.join(accepted) or 'none'}"
             )
+    check_types(group, found, settings)
 
 
 def _drop_unsupported_decay(found: type, settings: dict[str, Any]) -> None:

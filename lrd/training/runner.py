@@ -172,7 +172,12 @@ class _RunSession:
         trainer, wandb = self.trainer, self.store.config.wandb
         trainer.loggers = [
             JSONLLogger(run.folder / "metrics.jsonl", trainer.state.epoch),
-            ConsoleLogger(trainer.epochs, trainer.task.steps_per_epoch),
+            ConsoleLogger(
+                trainer.steps,
+                trainer.task.steps_per_epoch,
+                trainer.task.score.name,
+                done=trainer.state.total,
+            ),
             ImageLogger(run.folder),
         ]
         if wandb.mode != "disabled":
