@@ -37,7 +37,7 @@ from lrd.config.schema import Config
 from lrd.launchers.base import CLUSTERS, Failure, group_choices, missing_plugin_message
 from lrd.runs.labels import is_lrd_enabled
 from lrd.runs.lock import RunLocked
-from lrd.runs.signals import Interrupted, RankLost
+from lrd.runs.signals import Interrupted, RankLost, TrainingFailed
 from lrd.runs.store import Run, RunStore
 
 RANK_LOST_STATUS = 4  # reported by every rank, because any of them may be the only one left
@@ -140,7 +140,7 @@ def _describe_failure(error: Exception, config: Config | None) -> tuple[str, int
         if isinstance(error, expected):
             return str(error), status
     reason = str(error)
-    if not isinstance(error, FloatingPointError | OSError):
+    if not isinstance(error, FloatingPointError | OSError | TrainingFailed):
         traceback.print_exc()
         reason = f"{type(error).__name__}: {error}"
     path = RunStore(config).folder / "error.txt" if config else ""
@@ -166,9 +166,9 @@ def _print_result(run: Run, sweep: bool) -> None:
 def _next_commands(run: Run, arguments: Sequence[str]) -> list[str]:
     """Return commands for the other arm and other seeds of the run that ``arguments`` asked for."""
 
-    def command(without: str, *new: str) -> str:
+    def command(without: str, new: str, *options: str) -> str:
         kept = [a for a in arguments if not re.match(rf"\+*({without}|run\.force)=", a)]
-        return shlex.join(["python", "run.py", *kept, *new])
+        return shlex.join(["python", "run.py", *options, *kept, new])
 
     has_lrd = is_lrd_enabled(run.metadata["config"]["lrd"])
     other, p = ("without LRD", 1) if has_lrd else ("with LRD", 0.5)

@@ -35,6 +35,7 @@ GROUP_MEANINGS = {
     "search": "a search of settings on held-out samples; needs -m",
     "tuned": "the values of a pair of task and optimizer",
 }
+ADDED = ("arm", "experiment", "cluster", "search")  # groups of which no option is the default
 AUTOMATIC = ("tuned",)  # groups that are chosen by the choices of others
 READ_ELSEWHERE = {"study": "scripts/table.py"}  # folders of configs/ that no run chooses from
 # Groups whose files name a class, which a user's own may replace.
@@ -54,6 +55,7 @@ WRONG_TYPES = {
     "could not be converted to Integer": "a whole number",
     "could not be converted to Float": "a number",
     "is not a valid bool": "true or false",
+    "is not a ListConfig": "a list in brackets",
 }
 
 
@@ -73,6 +75,8 @@ def format_error(
     settings = leaves or closed_settings
     if isinstance(error, OverrideParseException):
         return _unreadable(error.override, text)
+    if nameless := [o for o in overrides if re.match(r"[+~]*(@[^=]*)?(=|$)", o)]:
+        return f"cannot parse {nameless[0]!r} as KEY=VALUE: the key is missing"
     if raised := re.search(r"In '([^']*)': .*\n\s*Key '([^']*)' not in", text):
         return f"configs/{raised[1]}.yaml has an unknown setting: {raised[2]}"
     if choice := re.search(r"Could not find '([^']*)/([^'/]*)'", text):
@@ -80,7 +84,7 @@ def format_error(
         return _unknown_option(choice[1], choice[2], listed[1].split() if listed else [])
     if added := re.search(r"To append to your default list use \+(\S+)", text):
         group = added[1].partition("=")[0]
-        if "@" in group:
+        if "@" in group or group.startswith("hydra"):
             return unknown_setting(group, settings())
         if group in READ_ELSEWHERE:
             return f"{group} is nothing to train; {READ_ELSEWHERE[group]} reads it"
@@ -89,7 +93,9 @@ def format_error(
     if setting := re.search(r"Could not override '([^']*)'", text):
         return unknown_setting(setting[1], settings(), _value_of(setting[1], overrides))
     if removed := re.search(r"Could not delete from config. '([^']*)' does not exist", text):
-        return unknown_setting(removed[1], settings())
+        if removed[1] in (known := settings()):
+            return f"~{removed[1]}: a setting cannot be removed; {removed[1]}=VALUE changes it"
+        return unknown_setting(removed[1], known)
     if removed := re.search(r"Could not delete '([^']*)'. No match", text):
         return f"~{removed[1]}: nothing to remove, no {removed[1].partition('=')[0]} is chosen"
     if sweep := re.search(r"Ambiguous value for argument '([^']*)'", text):
@@ -192,8 +198,8 @@ def _not_merged(override: str, cause: BaseException | None) -> str:
     if span := re.fullmatch(r"(\d+)-(\d+)", value):
         several = f"-m {key}=range({span[1]},{int(span[2]) + 1})"
         return f"{override}: a run has one value; several runs: {several}"
-    if "Invalid type assigned" in reason:
-        names = ", ".join(name for name in closed_settings() if name.startswith(f"{key}."))
+    names = ", ".join(name for name in closed_settings() if name.startswith(f"{key}."))
+    if names and "Invalid type assigned" in reason:
         near = f" Did you mean {MAIN_SETTINGS[key]}={value}?" if key in MAIN_SETTINGS else ""
         return f"{key} holds several settings, got {value}.{near} It has {names}"
     if "is not Optional" in reason:
@@ -208,15 +214,15 @@ def _wrong_choice(override: Override, text: str) -> str | None:
     """Return the line if ``override`` chooses no option of a group, or not one."""
     group, value = override.key_or_group, override.value()
     written = override.input_line or group
-    if not group or group.startswith("@"):
-        return f"cannot parse {written!r} as KEY=VALUE: the key is missing"
     none = override.is_delete() or not isinstance(value, str | list)
     if group in GROUP_MEANINGS and (none or (isinstance(value, list) and group != "regularizer")):
         return f"{written}: {none_chosen(group)}"
     if none and "must be a string or a list" in text:
         return f"{group} is a group, whose options have names, got {written}"
-    if re.search(r"Multiple values for|more than once|force-add of config groups", text):
-        return f"{group} is chosen without +: {group}={value}"
+    if group in GROUP_MEANINGS and (override.is_add() or override.is_force_add()):
+        if re.search(r"Multiple values for|more than once|force-add of config groups", text):
+            how = "added with one +: +" if group in ADDED else "chosen without +: "
+            return f"{group} is {how}{group}={value}"
     return None
 
 

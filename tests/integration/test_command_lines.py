@@ -45,20 +45,7 @@ VALUES = [
     *("", "null", "abc", "true", "0", "-1", "1.5", "1e30", "-inf", "nan", "[]", "[1,a]", "{}"),
     *("{a: 1}", "9" * 25, "x" * 300, "é", "日本", "'é b'", '"~/x"', "~/x", "a#b", "a b", "../x"),
     *("1,2", "0-4", "[", "]", "{", "(", "'", '"', "${", "${nope}", "${seed}", "${oc.env:NOPE}"),
-    *(
-        "a=b",
-        "=",
-        "a:b",
-        "%",
-        "$(ls)",
-        "\\",
-        "\n",
-        "\t",
-        "range(0,3)",
-        "choice(1,2)",
-        "null,1",
-        "@",
-    ),
+    *("a=b", "=", "a:b", "%", "$(ls)", "\\", "\n", "\t", "range(0,3)", "choice(1,2)", "@"),
 ]
 KEYS = [
     *("lr", "epochs", "foo", "optim.foo", "lrd", "lrd.q", "task", "optim", "model", "dataset"),
@@ -145,23 +132,23 @@ def sample(number: int) -> list[tuple[str, ...]]:
     return random.Random(0).sample(lines, number)
 
 
-def check(answer, lines: list[tuple[str, ...]], capsys: pytest.CaptureFixture[str]) -> None:
+def check(answer, lines: list[tuple[str, ...]], capfd: pytest.CaptureFixture[str]) -> None:
     faults, counts = [], Counter[str]()
     for arguments in lines:
         fault, is_accepted = answer(arguments)
         counts["accepted" if is_accepted else "refused"] += 1
         if fault:
             faults.append(f"{' '.join(map(repr, arguments))}: {fault}")
-    with capsys.disabled():
+    with capfd.disabled():
         print(f"\n{len(lines)} command lines: {dict(counts)}, {len(faults)} faults")
     assert not faults, "\n".join(faults)
     assert counts["accepted"] and counts["refused"] > counts["accepted"]
 
 
-def test_command_lines(answer, capsys: pytest.CaptureFixture[str]):
-    check(answer, sample(200), capsys)
+def test_command_lines(answer, capfd: pytest.CaptureFixture[str]):
+    check(answer, sample(200), capfd)
 
 
 @pytest.mark.slow
-def test_many_command_lines(answer, capsys: pytest.CaptureFixture[str]):
-    check(answer, sample(2500), capsys)
+def test_many_command_lines(answer, capfd: pytest.CaptureFixture[str]):
+    check(answer, sample(2500), capfd)
