@@ -158,6 +158,10 @@ class RunDirectory:
         is_safe = re.fullmatch(r"\w[\w.-]*", self.name, re.ASCII) is not None
         require("run.name", self.name, is_safe, "letters, digits, '_', '-' and '.'")
         require_one_of("run.keep", self.keep, ["weights", "last", "best", "none"])
+        for name in ("dir", "name"):
+            value = getattr(self, name)
+            is_short = all(len(part.encode()) <= 255 for part in value.split("/"))
+            require(f"run.{name}", value, is_short, "of at most 255 bytes between slashes")
 
 
 @dataclass

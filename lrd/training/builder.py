@@ -214,7 +214,10 @@ def _build_regularizers(config: Config) -> list[Regularizer]:
     random stream, so they are rejected."""
     built: dict[type, tuple[str, Regularizer]] = {}
     for name, node in sorted(config.regularizer.items()):
-        regularizer = resolve_target("regularizer", node, config.run.allow)(seed=config.seed)
+        if not isinstance(node, dict):
+            raise ValueError(f"regularizer.{name} must hold a _target_ and settings, got {node}")
+        make = resolve_target("regularizer", node, config.run.allow, where=f"regularizer.{name}")
+        regularizer = make(seed=config.seed)
         if type(regularizer) in built:
             raise ValueError(
                 f"regularizer.{name} must be of another class than regularizer."

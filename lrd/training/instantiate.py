@@ -14,6 +14,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from lrd.config.argument_types import check_types
 from lrd.regularizers import Regularizer
 from lrd.schedules import Schedule
 from lrd.task import Dataset, Task
@@ -32,7 +33,7 @@ SCHEDULER = (LRScheduler, ("optimizer", "last_epoch", "epochs", "steps_per_epoch
 # Settings of torch's schedulers that are the run's number of steps where they are left out.
 RUN_STEPS = ("total_steps", "total_iters", "T_max")
 log = logging.getLogger(__name__)
-logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # it repeats what is raised
+logging.getLogger("hydra").addHandler(logging.NullHandler())  # the ValueErrors say what it logs
 PACKAGES = ("torch", "torchvision", "lrd", "tasks")
 
 
@@ -42,6 +43,7 @@ def resolve_target(
     allow: list[str],
     fused: bool = True,
     task_decay: float = 0.0,
+    where: str = "",
 ) -> Callable[..., Any]:
     """Return the class that a group's ``_target_`` names, with its settings bound.
 
@@ -54,38 +56,40 @@ def resolve_target(
         allow: Further packages.
         fused: Whether to request torch's fused or foreach form of an optimizer.
         task_decay: The task's weight decay, left out for an optimizer that takes none.
+        where: The node's name in messages, by default ``group``.
 
     Raises:
         ValueError: The target or a setting is wrong.
     """
     base, given = GROUPS[group]
+    where = where or group
     target = node.get("_target_")
-    if not isinstance(target, str) or "." not in target:
-        raise ValueError(f"{group}._target_ must be the dotted name of a class, got {target}")
+    if not isinstance(target, str) or not re.fullmatch(r"\w+(\.\w+)+", target):
+        raise ValueError(f"{where}._target_ must be the dotted name of a class, got {target}")
     packages = (*PACKAGES, *allow)
     if target.split(".")[0] not in packages:
         raise ValueError(
-            f"{group}._target_ must be in one of {', '.join(packages)}, got {target}: "
+            f"{where}._target_ must be in one of {', '.join(packages)}, got {target}: "
             f"run.allow=[{target.split('.')[0]}] allows its package"
         )
     try:
         found = get_object(target)
     except ImportError as error:
-        raise ValueError(f"{group}._target_ must be importable, got {target}") from error
+        raise ValueError(f"{where}._target_ must be importable, got {target}") from error
     is_scheduler = (
         group == "schedule" and isinstance(found, type) and issubclass(found, LRScheduler)
     )
     if is_scheduler:
         base, given = SCHEDULER
     if not isinstance(found, type) or not issubclass(found, base) or found is base:
-        raise ValueError(f"{group}._target_ must be a subclass of {base.__name__}, got {target}")
+        raise ValueError(f"{where}._target_ must be a subclass of {base.__name__}, got {target}")
     settings = {k: v for k, v in node.items() if k != "_target_"}
     if group == "optim" and settings.get("weight_decay") == task_decay:
         _drop_unsupported_decay(found, settings)
-    _check_settings(group, found, settings, given)
+    _check_settings(where, found, settings, given)
     if group == "optim" and fused:
         settings |= _fused_form(found, settings)
-    return partial(TorchSchedule if is_scheduler else partial(_instantiate, group), found, settings)
+    return partial(TorchSchedule if is_scheduler else partial(_instantiate, where), found, settings)
 
 
 class TorchSchedule:
@@ -142,7 +146,7 @@ class TorchSchedule:
 
 
 def _check_settings(
-    group: str, found: type, settings: dict[str, Any], given: tuple[str, ...]
+    where: str, found: type, settings: dict[str, Any], given: tuple[str, ...]
 ) -> None:
     """Reject settings that the class does not take, before anything is built."""
     parameters = inspect.signature(found).parameters.values()
@@ -154,12 +158,12 @@ def _check_settings(
     is_open = any(p.kind is p.VAR_KEYWORD for p in parameters)
     for name, value in settings.items():
         if isinstance(value, dict) and "_target_" in value:
-            raise ValueError(f"{group}.{name} must be plain values, got a _target_ inside")
+            raise ValueError(f"{where}.{name} must be plain values, got a _target_ inside")
         if name not in accepted and (name.startswith("_") or name in given or not is_open):
             near = difflib.get_close_matches(name, accepted, 1)
             raise ValueError(
-                f"{group}.{name} is no setting of {found.__name__}"
-                + (f". Did you mean {group}.{near[0]}?" if near else ".")
+                f"{where}.{name} is no setting of {found.__name__}"
+                + (f". Did you mean {where}.{near[0]}?" if near else ".")
                 + f" It takes: {', '.join(accepted) or 'none'}"
             )
 
@@ -181,19 +185,22 @@ def _fused_form(found: type, settings: dict[str, Any]) -> dict[str, bool]:
 
 
 def _instantiate(
-    group: str, found: type, settings: dict[str, Any], *args: Any, **kwargs: Any
+    where: str, found: type, settings: dict[str, Any], *args: Any, **kwargs: Any
 ) -> Any:
     try:
         inspect.signature(found).bind(*args, **kwargs, **settings)
     except TypeError as error:
-        raise ValueError(f"{group} must fit the task, got {found.__name__}: {error}") from error
+        raise ValueError(f"{where} must fit the task, got {found.__name__}: {error}") from error
     try:
-        return found(*args, **kwargs, **settings)
-    except (TypeError, ValueError, LookupError) as error:
+        made = found(*args, **kwargs, **settings)
+    except (TypeError, ValueError, LookupError, RuntimeError, OverflowError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         is_ours = not found.__module__.startswith("torch.")
         names_setting = re.match(r"[a-z_]+(\.[a-z_]+)? must ", reason) is not None
-        if reason.startswith(group) or (is_ours and names_setting):
+        if reason.startswith(where) or (is_ours and names_setting):
             raise
+        check_types(where, found, settings)
         arguments = ", ".join(f"{k}={v}" for k, v in settings.items())
-        raise ValueError(f"{group}: {found.__name__}({arguments}): {reason}") from error
+        raise ValueError(f"{where}: {found.__name__}({arguments}): {reason}") from error
+    check_types(where, found, settings)  # where the class has no rule of its own
+    return made

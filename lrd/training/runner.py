@@ -17,7 +17,7 @@ from torch import nn
 from lrd.config import Config
 from lrd.loggers import ConsoleLogger, ImageLogger, JSONLLogger
 from lrd.loggers.wandb import WandbLogger, log_finished_run
-from lrd.runs import Interrupted, RankLost, Run, RunStore, StopSignals, run_lock
+from lrd.runs import Interrupted, RankLost, Run, RunStore, StopSignals, TrainingFailed, run_lock
 from lrd.runs.labels import experiment_names
 from lrd.runs.store import summarize
 from lrd.training.builder import build, build_task, build_trainer
@@ -48,6 +48,7 @@ def execute(config: Config, choices: dict[str, str], command: str = "") -> Run:
         Interrupted: A signal stopped the run; the same command resumes it.
         RankLost: Another rank is lost; the same command resumes from the last checkpoint.
         FloatingPointError: A loss is not finite.
+        TrainingFailed: A step raised a ValueError.
         OSError: A file cannot be written; what was written before is complete.
     """
     ranks = init_distributed(gpus=config.train.device != "cpu" and torch.cuda.is_available())
@@ -281,6 +282,8 @@ class _RunSession:
                 self._update(run, **outcome)
                 raise RankLost(self.ranks.rank) from error
             self._record_failure(error, run)
+            if isinstance(error, ValueError):  # the command was accepted: it is not wrong
+                raise TrainingFailed(self._reason(error)) from error
             raise
         finally:
             self.writer.close()
@@ -293,7 +296,12 @@ class _RunSession:
         trainer, wandb = self.trainer, self.store.config.wandb
         trainer.loggers = [
             JSONLLogger(run.folder / "metrics.jsonl", trainer.state.epoch),
-            ConsoleLogger(trainer.epochs, trainer.task.steps_per_epoch),
+            ConsoleLogger(
+                trainer.steps,
+                trainer.task.steps_per_epoch,
+                trainer.task.score.name,
+                done=trainer.state.total,
+            ),
             ImageLogger(run.folder),
         ]
         if self.best is not None:
@@ -318,6 +326,14 @@ class _RunSession:
         """Update the record on rank zero, without communication: other ranks may be lost."""
         if self.ranks.is_rank_zero:
             run.update(**fields)
+
+    def _reason(self, error: ValueError) -> str:
+        if "more than 1 value per channel" in str(error):  # torch's batch norm
+            return (
+                "train.batch_size must leave no batch of one image for this network, whose batch "
+                f"norm needs two, got {self.store.config.train.batch_size}: change it by one"
+            )
+        return str(error)
 
     def _record_failure(self, error: Exception, run: Run) -> None:
         """Record why a run failed, if the disk has room for it."""
