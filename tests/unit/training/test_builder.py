@@ -160,6 +160,13 @@ ERRORS = {
 }
 
 
+def test_micro_batches_train_without_a_graph():
+    for accumulate, graph in ((1, True), (2, False)):
+        config = to_config(compose(["train.cuda_graph=true", f"train.accumulate={accumulate}"]))
+        trainer, _ = builder.build_trainer(config, builder.build(config))
+        assert (trainer.accumulate, trainer.cuda_graph) == (accumulate, graph)
+
+
 def test_a_scheduler_of_torch_leaves_the_optimizer_as_it_is_until_the_data_are_read():
     made = parts("schedule._target_=torch.optim.lr_scheduler.OneCycleLR", "+schedule.max_lr=0.01")
     (group,) = made.optimizer.param_groups

@@ -169,3 +169,20 @@ def test_one_write_is_in_flight_and_its_error_comes_with_the_next_call(
     writer.wait()
     writer.close()
     assert "begin 3" not in seen
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpus_state_is_written_while_later_steps_change_it(tmp_path: Path):
+    value = torch.zeros(1 << 24, device="cuda")
+    writer = CheckpointWriter(background=True)
+    for number in range(1, 4):
+        value.fill_(number)
+        writer.write(tmp_path / f"{number}.pt", {"model": {"w": value}}, WHAT)
+        for _ in range(50):
+            value.add_(1)
+    writer.wait()
+    writer.close()
+    for number in range(1, 4):
+        loaded = checkpoint.load_checkpoint(tmp_path / f"{number}.pt", WHAT)["model"]["w"]
+        assert bool((loaded == number).all())
