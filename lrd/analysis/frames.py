@@ -18,7 +18,7 @@ import yaml
 
 from lrd.config.fingerprint import DEFAULTS, flatten
 from lrd.runs.labels import arm_name
-from lrd.runs.store import Run, RunIndex
+from lrd.runs.store import Run, RunIndex, open_run
 
 # Fields of run.json that are columns as they are.
 COPIED = ("device", "implementation", "commit", "started", "ended", "error")
@@ -193,6 +193,13 @@ def find_run(runs: Sequence[Run], name: str) -> Run:
         known = ", ".join(f"{r.folder.parts[-2]}/{r.folder.name}" for r in found[:5]) or "none"
         raise ValueError(f"RUN must name one run, got {name}, which names {len(found)}: {known}")
     return found[0]
+
+
+def locate_run(root: str | Path, name: str) -> Run:
+    """Return the run in the directory ``name``, or the one under ``root`` that it names."""
+    if (Path(name) / "run.json").is_file():
+        return open_run(name)
+    return find_run(RunIndex(root).runs, name)
 
 
 def select_runs(runs: pd.DataFrame, filters: Sequence[str]) -> pd.DataFrame:

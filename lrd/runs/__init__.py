@@ -2,7 +2,7 @@
 
 from lrd.runs.lock import RunLocked, is_locked, run_lock
 from lrd.runs.signals import Interrupted, RankLost, StopSignals
-from lrd.runs.store import TIMES, Run, RunIndex, RunStore, find_runs
+from lrd.runs.store import TIMES, Run, RunIndex, RunStore, find_runs, open_run
 
 __all__ = [
     "TIMES",
@@ -15,5 +15,6 @@ __all__ = [
     "StopSignals",
     "find_runs",
     "is_locked",
+    "open_run",
     "run_lock",
 ]

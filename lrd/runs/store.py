@@ -190,11 +190,7 @@ class RunStore:
         )
 
     def _check(self, metadata: dict[str, Any]) -> None:
-        if metadata.get("format", 0) > RUN_FORMAT:
-            raise ValueError(
-                f"{self.folder}/run.json has format {metadata['format']}, this version reads "
-                f"{RUN_FORMAT}: update, or choose another run.dir"
-            )
+        _check_format(self.folder, metadata)
         expected = {**self._identity, "seed": self.config.seed}
         found = {**metadata["identity"], "seed": metadata.get("seed")}
         if found != expected:
@@ -218,6 +214,28 @@ class RunIndex:
     def with_status(self, *statuses: str) -> list[Run]:
         """Return the runs of these statuses, in order of their paths."""
         return [run for run in self.runs if run.status in statuses]
+
+
+def open_run(folder: str | Path) -> Run:
+    """Return the run in a directory.
+
+    Raises:
+        ValueError: The directory has no readable run.json, or one of a newer version.
+    """
+    folder = Path(folder).expanduser()
+    metadata = _read_metadata(folder)
+    if metadata is None or "identity" not in metadata:
+        raise ValueError(f"RUN must be a run directory, got {folder}: it has no readable run.json")
+    _check_format(folder, metadata)
+    return Run(folder, metadata)
+
+
+def _check_format(folder: Path, metadata: dict[str, Any]) -> None:
+    if metadata.get("format", 0) > RUN_FORMAT:
+        raise ValueError(
+            f"{folder}/run.json has format {metadata['format']}, this version reads "
+            f"{RUN_FORMAT}: update, or choose another run.dir"
+        )
 
 
 def find_runs(root: str | Path) -> Iterator[Run]:

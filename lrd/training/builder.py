@@ -16,10 +16,10 @@ from lrd.optim.options import RENAMED
 from lrd.regularizers import Regularizer
 from lrd.rng import fold_key
 from lrd.schedules import PSchedule, Schedule
-from lrd.task import Setup, Task
+from lrd.task import Dataset, Setup, Task
 from lrd.training.device import configure_device, default_num_workers, resolve_precision
 from lrd.training.distributed import SINGLE_PROCESS, DistributedContext
-from lrd.training.instantiate import GROUPS, resolve_target
+from lrd.training.instantiate import resolve_target
 from lrd.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -57,30 +57,12 @@ def build(
         ValueError: A user's mistake, in one line.
     """
     device, matmul = configure_device(config, recorded)
-    setup = Setup(
-        config.seed,
-        device,
-        config.train.batch_size,
-        config.eval.batch_size,
-        config.data.root,
-        config.data.download,
-        default_num_workers(config.data.workers, device),
-        config.eval.mode,
-        config.eval.final_mode,
-        tuple(config.eval.scales),
-    )
     allow, fused = config.run.allow, config.lrd.implementation != "reference"
-    make = {
-        group: resolve_target(
-            group, getattr(config, group), allow, fused, config.train.weight_decay
-        )
-        for group in GROUPS
-        if group != "regularizer"
-    }
-    regularizers = _build_regularizers(config)
-    schedule = make["schedule"]()
-    task = make["task"](setup, make["dataset"](setup), make["model"])
-    _check_eval(config.eval, task)
+    make_schedule = resolve_target("schedule", config.schedule, allow)
+    make_optimizer = resolve_target("optim", config.optim, allow, fused, config.train.weight_decay)
+    regularizers = build_regularizers(config)
+    schedule = make_schedule()
+    task = build_task(config, device)
     torch.default_generator.manual_seed(fold_key("init", config.seed))
     model = task.model()
     if config.train.sync_batchnorm:
@@ -90,7 +72,7 @@ def build(
     model = model.to(device)
     if config.train.channels_last:
         model.register_forward_pre_hook(_channels_last)
-    optimizer = _wrap_optimizer(make["optim"](task.param_groups(model)), config)
+    optimizer = _wrap_optimizer(make_optimizer(task.param_groups(model)), config)
     if config.train.compile:
         # torch's CUDA builds warn of a missing GPU at the first compilation.
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
@@ -105,6 +87,41 @@ def build(
         device=device,
         precision=resolve_precision(config.train.precision, device),
         matmul=matmul,
+    )
+
+
+def build_task(config: Config, device: torch.device) -> Task:
+    """Return the task of a configuration with its dataset and model factory; read no data.
+
+    Raises:
+        ValueError: A user's mistake, in one line.
+    """
+    allow = config.run.allow
+    make_task = resolve_target("task", config.task, allow)
+    make_model = resolve_target("model", config.model, allow)
+    task = make_task(_setup(config, device), build_dataset(config, device), make_model)
+    _check_eval(config.eval, task)
+    return task
+
+
+def build_dataset(config: Config, device: torch.device) -> Dataset:
+    """Return the dataset of a configuration, not yet read."""
+    make_dataset = resolve_target("dataset", config.dataset, config.run.allow)
+    return make_dataset(_setup(config, device))
+
+
+def _setup(config: Config, device: torch.device) -> Setup:
+    return Setup(
+        config.seed,
+        device,
+        config.train.batch_size,
+        config.eval.batch_size,
+        config.data.root,
+        config.data.download,
+        default_num_workers(config.data.workers, device),
+        config.eval.mode,
+        config.eval.final_mode,
+        tuple(config.eval.scales),
     )
 
 
@@ -182,7 +199,7 @@ def _channels_last(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]
     )
 
 
-def _build_regularizers(config: Config) -> list[Regularizer]:
+def build_regularizers(config: Config) -> list[Regularizer]:
     """Build them in the order of their names: some do not commute. Two of a class would share a
     random stream, so they are rejected."""
     built: dict[type, tuple[str, Regularizer]] = {}
