@@ -102,11 +102,16 @@ class Task(ABC):
     Order and augmentation of the training data depend on (seed, epoch, sample) alone. They are the
     same on any device, with any number of workers and ranks; an epoch can start in its middle.
 
+    ``recipe`` is part of a run's identity: raise it where a change of code moves the numbers of the
+    class, so that no finished run of the older code passes for one of the newer. This repository's
+    data sets and models have one too; a class of yours counts by its source.
+
     ``eval_modes`` are the values of ``eval.mode`` and ``eval.final_mode``. ``labels`` is the number
     of labels of a task whose targets are one label per sample, int64 (n,).
     """
 
     score: Score
+    recipe: ClassVar[int] = 1
     labels: int | None = None
     eval_modes: ClassVar[tuple[str, ...]] = ()
 

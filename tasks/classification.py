@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from functools import cached_property, partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,8 @@ class Classification(Task):
         dataset: The data set, not yet read.
         model: Builds the network from ``shape`` (c, h, w) and the number of ``classes``.
     """
+
+    recipe: ClassVar[int] = 1
 
     def __init__(self, setup: Setup, dataset: Images, model: ModelFactory) -> None:
         if not isinstance(dataset, Images):

@@ -1,7 +1,7 @@
 """Object detection (paper, section 4.3): SSD300 on PASCAL VOC07 and VOC12."""
 
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,8 @@ class Detection(ImageTask[VOCBoxes]):
         dataset: The data set, not yet read.
         model: Builds the network from the number of ``classes``, the background included.
     """
+
+    recipe: ClassVar[int] = 1
 
     def __init__(self, setup: Setup, dataset: VOCBoxes, model: ModelFactory) -> None:
         if not isinstance(dataset, VOCBoxes):

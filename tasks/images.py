@@ -40,6 +40,8 @@ class Images(Dataset):
             larger subset contains every smaller one.
     """
 
+    recipe: ClassVar[int] = 1
+
     shape: ClassVar[tuple[int, int, int]]
     classes: int = 10
     names: Sequence[str] = ()  # of the classes, for predictions; by default their numbers

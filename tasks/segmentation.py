@@ -1,7 +1,7 @@
 """Semantic segmentation (paper, section 4.2): PSPNet on PASCAL VOC2012."""
 
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,8 @@ class Segmentation(ImageTask[VOCMasks]):
         model: Builds the network from the number of ``classes``, the background included.
         aux_weight: Weight of the auxiliary loss, at least 0.
     """
+
+    recipe: ClassVar[int] = 1
 
     eval_modes = tuple(EVAL_MODES)
     drop_last = True

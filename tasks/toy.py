@@ -7,6 +7,7 @@ gradients alone. Two starts at the same point differ only by LRD's mask.
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,8 @@ class Starts(Dataset):
         named: Chosen points, each (x, y), by name.
         drawn: How many points to sample uniformly from the domain.
     """
+
+    recipe: ClassVar[int] = 1
 
     def __init__(
         self, setup: Setup, name: str, named: Mapping[str, Sequence[float]], drawn: int = 1000
@@ -53,6 +56,8 @@ class Starts(Dataset):
 
 class Points(nn.Module):
     """The current point ``at`` (n, 2) of each start, and whether it was ever in the disc of BAD."""
+
+    recipe: ClassVar[int] = 1
 
     reached_bad: Tensor
 
@@ -82,6 +87,8 @@ class Toy(Task):
         model: Builds the model from ``starts`` (n, 2).
         steps: Steps per epoch. With one step the log holds the whole path of the named starts.
     """
+
+    recipe: ClassVar[int] = 1
 
     score = Score("good_basin", maximize=True, unit="%")
 

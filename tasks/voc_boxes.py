@@ -41,6 +41,8 @@ class VOCBoxes(VOC):
         holdout: How many training images to hold out for evaluation.
     """
 
+    recipe: ClassVar[int] = 1
+
     eval_split = "test"
     counts: ClassVar[dict[tuple[str, str], int]] = {
         ("2007", "trainval"): 5011,

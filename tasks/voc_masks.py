@@ -35,6 +35,8 @@ class VOCMasks(VOC):
         holdout: How many training images to hold out for evaluation.
     """
 
+    recipe: ClassVar[int] = 1
+
     eval_split = "validation"
     counts: ClassVar[dict[str, int]] = {"train": 1464, "val": 1449, "sbd": 10582}
 

@@ -17,7 +17,7 @@ import pandas as pd
 import yaml
 
 from lrd.config.fingerprint import DEFAULTS, flatten
-from lrd.runs.labels import arm_name
+from lrd.runs.labels import names_of
 from lrd.runs.store import Run, RunIndex, open_run
 
 # Fields of run.json that are columns as they are.
@@ -139,18 +139,16 @@ def _row(run: Run) -> dict[str, Any]:
             final, best = run.final, run.best
         except ValueError as error:
             problem = str(error)
-    label = None
+    names: dict[str, str | None] = dict.fromkeys(("task", "dataset", "model", "optimizer", "arm"))
     with suppress(KeyError, TypeError, AttributeError):
-        label = arm_name(config)
+        names |= names_of(config)
     own = {
         "status": run.status,
         "state": run.state,
         "name": run.folder.parts[-3],
-        "task": get_nested(record, "choices", "task"),
-        "dataset": get_nested(config, "dataset", "name"),
-        "model": _choice(record, "model"),
-        "optimizer": _choice(record, "optim"),
-        "arm": label,
+        **names,
+        "data": names["dataset"],  # as the command line has them
+        "optim": names["optimizer"],
         "p": get_nested(config, "lrd", "p"),
         "seed": seed if isinstance(seed := record.get("seed"), int) else _number_of(run.folder),
         "epochs": get_nested(config, "train", "epochs"),
@@ -174,10 +172,9 @@ def _row(run: Run) -> dict[str, Any]:
 
 
 def run_settings(run: Run) -> dict[str, Any]:
-    """Return what was chosen and configured: ``optim``, ``optim.lr``, ``lrd.p``, ..."""
-    groups = (get_nested(run.metadata, "choices"), get_nested(run.metadata, "config"))
-    choices, config = (group if isinstance(group, dict) else {} for group in groups)
-    return {**choices, **flatten(config)}
+    """Return what was configured: ``optim.lr``, ``lrd.p``, ..."""
+    config = get_nested(run.metadata, "config")
+    return flatten(config) if isinstance(config, dict) else {}
 
 
 def find_run(runs: Sequence[Run], name: str) -> Run:
@@ -221,7 +218,10 @@ def _is_equal(known: Any, wanted: Any) -> bool:
     try:
         return float(known) == float(wanted)  # 1e-3 is a string to YAML
     except (TypeError, ValueError):
-        return known is not pd.NA and known == wanted
+        pass
+    if isinstance(known, str) and isinstance(wanted, str):
+        return known.lower() == wanted.lower()  # optim=adam, data=mnist
+    return known is not pd.NA and known == wanted
 
 
 def distinguishing_settings(runs: Sequence[Run], alike: Sequence[Any], few: int = 3) -> list[str]:
@@ -247,12 +247,6 @@ def distinguishing_settings(runs: Sequence[Run], alike: Sequence[Any], few: int 
             own = [f"{n}={values[n][place]}" for n in names[:cut] if values[n][place] != "None"]
             texts[number] = " ".join([*own, *(["..."] * (len(names) > cut))])
     return texts
-
-
-def _choice(record: Any, group: str) -> str | None:
-    """Return the name of a choice, or the class that was given by hand."""
-    target = get_nested(record, "config", group, "_target_")
-    return get_nested(record, "choices", group) or (target and str(target).rpartition(".")[2])
 
 
 def _number_of(folder: Path) -> int | None:

@@ -149,7 +149,7 @@ def format_runs(runs: Sequence[Run], frame: pd.DataFrame) -> str:
     for row in frame.astype(object).where(frame.notna(), None).to_dict("records"):
         done = "damaged" if row["epochs_done"] is None else f"{row['epochs_done']:.0f}"
         score = "" if row["final"] is None else f"{row['final']:.2f} {row['unit']}".strip()
-        names = ("state", "name", "optim", "p", "seed", "epochs", "arm")
+        names = ("state", "dataset", "optimizer", "p", "seed", "epochs", "arm")
         *first, epochs, arm = ("?" if row.get(n) is None else f"{row[n]}" for n in names)
         rows.append([*first, f"{done}/{epochs.removesuffix('.0')}", score, arm, row["job"]])
     alike = [(*row[1:5], row[5].rpartition("/")[2], row[7]) for row in rows]

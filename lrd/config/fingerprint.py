@@ -1,4 +1,7 @@
-"""The identity of a configuration: what distinguishes its numbers. Imports no torch."""
+"""The identity of a configuration: what distinguishes its numbers. Imports no torch.
+
+Equal numbers, one identity, as far as that is known without importing torch.
+"""
 
 import hashlib
 import json
@@ -7,21 +10,34 @@ from pathlib import Path
 from typing import Any
 
 from lrd.config.schema import Config
+from lrd.config.sources import OWN, PUBLISHED, recipe_of, source_of
+
+LABELS = ("dataset.name",)  # settings that only name something
+SOURCE = "source."  # prefix of the keys that hold code of the user's
 
 
 def identity(config: Config) -> dict[str, Any]:
     """Return what distinguishes a configuration's numbers, as a flat ``{"train.epochs": 100,
     ...}``.
 
-    Left out are the seed, settings declared ``not_in_fingerprint``, and closed settings at their
-    default, so that a new setting invalidates no finished run. A float with an integer value counts
-    as that integer, a weights file by its content.
+    Left out are the seed, settings declared ``not_in_fingerprint``, labels, what p = 1 makes void,
+    and closed settings at their default, so that a new setting invalidates no finished run. A float
+    with an integer value counts as that integer, a weights file by its content.
+
+    Added are ``recipe.<group>`` where the class of a group has a ``recipe`` above 1, and
+    ``source.<package>`` for every package that is neither torch's nor this repository's.
     """
     flat = _flatten_config(config)
+    if config.lrd.p == config.lrd.p_end == 1:
+        flat = {n: v for n, v in flat.items() if n == "lrd.p" or not n.startswith("lrd.")}
+    for name, target in list(flat.items()):
+        if name.endswith("._target_") and isinstance(target, str):
+            flat[name] = _canonical_target(target)
+            flat |= _code_of(name.removesuffix("._target_"), target)
     return {
         name: flat[name]
         for name in sorted(flat)
-        if name not in DEFAULTS or flat[name] != DEFAULTS[name]
+        if name not in LABELS and (name not in DEFAULTS or flat[name] != DEFAULTS[name])
     }
 
 
@@ -50,6 +66,29 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + name] = value
     return flat
+
+
+def without_source(identity: dict[str, Any]) -> dict[str, Any]:
+    """Return an identity whatever the user's code."""
+    return {name: value for name, value in identity.items() if not name.startswith(SOURCE)}
+
+
+def _canonical_target(target: str) -> str:
+    """Return the public name of one of torch's optimizers: ``torch.optim.adam.Adam`` is
+    ``torch.optim.Adam``."""
+    parts = target.split(".")
+    if parts[:2] != ["torch", "optim"] or "lr_scheduler" in parts:
+        return target
+    return ".".join([*parts[:2], parts[-1]])
+
+
+def _code_of(group: str, target: str) -> dict[str, Any]:
+    """Return what an identity says of the code of a class."""
+    package = target.split(".")[0]
+    if package in OWN:
+        recipe = recipe_of(target)
+        return {f"recipe.{group}": recipe} if recipe > 1 else {}
+    return {} if package in PUBLISHED else {SOURCE + package: source_of(package)}
 
 
 def _flatten_config(config: Config) -> dict[str, Any]:

@@ -99,10 +99,10 @@ class Train:
 class Eval:
     """Settings of evaluation. The task defines the modes; ``scales`` are of the final one."""
 
-    every: int = 1
-    mode: str | None = None
-    final_mode: str | None = None
-    scales: list[float] = field(default_factory=lambda: [1.0])
+    every: int = not_in_fingerprint(1)
+    mode: str | None = not_in_fingerprint(None)
+    final_mode: str | None = not_in_fingerprint(None)
+    scales: list[float] = not_in_fingerprint(factory=lambda: [1.0])
     batch_size: int = not_in_fingerprint(1000)
     pictures_every: int = not_in_fingerprint(10)
 

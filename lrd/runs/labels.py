@@ -15,12 +15,29 @@ def arm_name(config: Mapping[str, Any]) -> str:
     return "_".join([*lrd, *sorted(config.get("regularizer", {}))]) or "base"
 
 
-def optimizer_name(node: Mapping[str, Any]) -> str:
-    """Return an optimizer's name as in papers, by its class: SGDM, Adam, AMSGrad ..."""
-    name = node["_target_"].rpartition(".")[2]
-    if name == "SGD" and node.get("momentum"):
-        return "SGDM"
-    return "AMSGrad" if name == "Adam" and node.get("amsgrad") else name
+def names_of(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return how a configuration's parts are called, everywhere: task, dataset, model and optimizer
+    by their classes, and the arm.
+
+    An optimizer has its name in papers: SGDM, Adam, AMSGrad ...
+    """
+    optim, optimizer = config["optim"], class_name(config["optim"])
+    if optimizer == "SGD" and optim.get("momentum"):
+        optimizer = "SGDM"
+    elif optimizer == "Adam" and optim.get("amsgrad"):
+        optimizer = "AMSGrad"
+    return {
+        "task": class_name(config["task"]),
+        "dataset": class_name(config["dataset"]),
+        "model": class_name(config["model"]),
+        "optimizer": optimizer,
+        "arm": arm_name(config),
+    }
+
+
+def class_name(node: Mapping[str, Any]) -> str:
+    """Return the name of the class that a node of a configuration names."""
+    return str(node["_target_"]).rpartition(".")[2]
 
 
 def experiment_names(metadata: Mapping[str, Any], choices: Mapping[str, str]) -> list[str]:
@@ -31,14 +48,10 @@ def experiment_names(metadata: Mapping[str, Any], choices: Mapping[str, str]) ->
 
 def run_labels(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Return the columns by which a table of runs is sorted, grouped and filtered."""
-    config, choices = metadata["config"], metadata["choices"]
+    config = metadata["config"]
     return {
-        "arm": arm_name(config),
-        "optimizer": optimizer_name(config["optim"]),
+        **names_of(config),
         "p": config["lrd"]["p"],
-        "task": choices.get("task"),
-        "dataset": config["dataset"].get("name"),
-        "model": choices.get("model"),
         "seed": metadata["seed"],
         "fingerprint": metadata["fingerprint"],
     }

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from lrd.config import Config, diff_identities, identity
-from lrd.config.fingerprint import fingerprint
+from lrd.config.fingerprint import fingerprint, without_source
 from lrd.runs.lock import LOCK_NAME, is_locked
 
-RUN_FORMAT = 1
+# 2: an identity holds recipes and the code of the user, no labels and no evaluation settings.
+RUN_FORMAT = 2
 # Metrics that say how long an epoch took; all others are the same whenever the run is made.
 TIMES = ("seconds", "train_seconds", "images_per_second", "data_wait")
 
@@ -151,6 +152,27 @@ class RunStore:
     def is_finished(self) -> bool:
         """Whether the run is finished and the user does not force a new one."""
         return self.run.status == "finished" and not self.config.run.force
+
+    def require_same_code(self) -> None:
+        """Reject a run that another one with the same settings, of other code, left unfinished.
+
+        Raises:
+            ValueError: It names what changed and how to go on.
+        """
+        has_code = without_source(self._identity) != self._identity
+        if not has_code or self.config.run.force or self.run.status != "new":
+            return
+        for path in sorted(self.folder.parents[1].glob(f"*/{self.folder.name}/run.json")):
+            metadata = _read_metadata(path.parent) or {}
+            found = metadata.get("identity", {})
+            if metadata.get("status") != "finished" and (
+                without_source(found) == without_source(self._identity)
+            ):
+                changed = ", ".join(diff_identities(self._identity, found))
+                raise ValueError(
+                    f"{path.parent} is unfinished and of other code ({changed}): restore that code "
+                    "to resume it, or delete it, or pass run.force=true to start beside it"
+                )
 
     def refresh(self) -> Run:
         """Read run.json again if another process has written it since."""

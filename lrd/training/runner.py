@@ -45,6 +45,7 @@ def execute(config: Config, choices: dict[str, str]) -> Run:
     if ranks.on_rank_zero(lambda: store.is_finished):
         log.info(f"finished already: {store.folder} (run.force=true runs it again)")
         return ranks.on_rank_zero(lambda: log_finished_run(store.run, config.wandb, choices))
+    ranks.on_all_ranks(store.require_same_code)
     recorded = ranks.on_rank_zero(lambda: _read_record(store, ranks))
     parts = ranks.on_all_ranks(lambda: build(config, recorded, ranks))
     try:

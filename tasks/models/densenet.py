@@ -1,6 +1,7 @@
 """DenseNet-121 for small images: a 3 x 3 stem without pooling, then torchvision's blocks."""
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 from torch import nn
 from torchvision.models.densenet import DenseNet
@@ -11,6 +12,8 @@ from tasks.models.weights import reset_parameters
 
 class DenseNet121(DenseNet):
     """The paper's CIFAR-100 network, growth 32: 7,048,548 parameters with 100 classes."""
+
+    recipe: ClassVar[int] = 1
 
     def __init__(self, shape: tuple[int, int, int], classes: int) -> None:
         super().__init__(32, (6, 12, 24, 16), 64, num_classes=classes)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from typing import ClassVar
 
 from torch import nn
 
@@ -11,6 +12,8 @@ from tasks.models.hidden_units import Unit
 class FCNet(nn.Sequential):
     """Linear layers with ReLU, 784-1000-1000-10 on MNIST (section 4.1), for gray images of any
     size."""
+
+    recipe: ClassVar[int] = 1
 
     def __init__(
         self, shape: tuple[int, int, int], classes: int, hidden: Sequence[int] = (1000, 1000)

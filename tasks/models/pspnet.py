@@ -24,18 +24,23 @@ RESNET_LAYERS: dict[int, tuple[type[BasicBlock | Bottleneck], list[int]]] = {
 }
 
 
-class GridAverage(nn.AdaptiveAvgPool2d):
+class GridAverage(nn.Module):
     """Averages of maps (n, c, h, w) over b x b cells.
 
     The gradient of torch's own operation is not deterministic on a GPU; where
     ``torch.use_deterministic_algorithms`` asks for it, slices take its place.
     """
 
+    def __init__(self, bins: int) -> None:
+        super().__init__()
+        self.bins = bins
+
     def forward(self, x: Tensor) -> Tensor:
+        bins = self.bins
         if not torch.are_deterministic_algorithms_enabled():
-            return super().forward(x)
+            return F.adaptive_avg_pool2d(x, bins)
         for dim in (-2, -1):
-            size, bins = x.shape[dim], int(self.output_size)
+            size = x.shape[dim]
             ends = [(size * i // bins, -(-size * (i + 1) // bins)) for i in range(bins)]
             parts = [x.narrow(dim, start, end - start).mean(dim) for start, end in ends]
             x = torch.stack(parts, dim)
@@ -73,6 +78,8 @@ class PSPNet(nn.Module):
         head_lr_factor: Learning rate of the heads divided by the learning rate of the body.
         dropout: Probability to drop a channel of the heads.
     """
+
+    recipe: ClassVar[int] = 1
 
     depth: ClassVar[int]
 

@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import ClassVar
 
 from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
@@ -13,6 +14,8 @@ from tasks.models.weights import reset_parameters
 
 class SmallResNet(ResNet):
     """torchvision's ResNet with the CIFAR stem, for images of any number of channels."""
+
+    recipe: ClassVar[int] = 1
 
     def __init__(self, layers: list[int], shape: tuple[int, int, int], classes: int) -> None:
         super().__init__(BasicBlock, layers, num_classes=classes)
@@ -46,6 +49,8 @@ class ThinResNet(nn.Sequential):
     they pad with zeros). For CIFAR-10 it has 272,474 parameters with 3 blocks (ResNet-20) and
     78,042 with one (ResNet-8).
     """
+
+    recipe: ClassVar[int] = 1
 
     def __init__(self, shape: tuple[int, int, int], classes: int, blocks: int = 3) -> None:
         if type(blocks) is not int or blocks < 1:

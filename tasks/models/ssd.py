@@ -65,6 +65,8 @@ class Detector(SSD):
     device.
     """
 
+    recipe: ClassVar[int] = 1
+
     size: ClassVar[int]
     maps: ClassVar[tuple[int, ...]]  # sides of the feature maps
     mean: tuple[float, ...]

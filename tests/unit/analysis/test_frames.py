@@ -21,7 +21,7 @@ def test_a_run_is_a_row_with_its_settings_as_columns(tmp_path: Path):
     frame = load_runs(tmp_path)
     assert len(frame) == 2 and frame.seed.tolist() == [0, 1]
     row = frame.iloc[1]
-    assert (row.status, row.state, row.arm, row.dataset) == (*["finished"] * 2, "lrd_sd", "digits")
+    assert (row.status, row.state, row.arm, row.dataset) == (*["finished"] * 2, "lrd_sd", "Digits")
     assert (row["optim.lr"], row["train.epochs"], row["lrd.p"]) == (0.002, 3, 0.5)
     assert (row.final, row.best, row.seconds, row.epochs, row.epochs_done) == (91, 91, 3, 3, 3)
     assert (row.score, row.unit, row.commit) == ("test_accuracy", "%", "0123456789ab")

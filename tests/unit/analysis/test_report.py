@@ -352,7 +352,7 @@ def test_all_runs_are_listed_with_what_their_records_say(tmp_path: Path, write: 
     heads, first, second = write().part("runs").rows()
     assert heads == [*LIST_COLUMNS, "folder"]
     row = dict(zip(heads, first, strict=True))
-    assert row["data"] == "digits" and row["optimizer"] == "Adam" and row["model"] == "fcnet"
+    assert row["data"] == "Digits" and row["optimizer"] == "Adam" and row["model"] == "FCNet"
     assert (row["p"], row["learning rate"], row["seed"], row["epochs"]) == (
         "0.3",
         "0.001",

@@ -55,7 +55,9 @@ def record(seed: int = 0, maximize: bool = True, **settings: Any) -> dict[str, A
         "config": {
             "lrd": {"p": 0.5},
             "optim": {"_target_": "torch.optim.SGD", "momentum": 0.9},
-            "dataset": {"name": "digits"},
+            "task": {"_target_": "tasks.classification.Classification"},
+            "dataset": {"_target_": "tasks.images.Digits", "name": "digits"},
+            "model": {"_target_": "tasks.models.fcnet.FCNet"},
             "wandb": own | settings,
         },
         "choices": {"task": "digits", "model": "fcnet", "experiment": "table1"},
@@ -67,9 +69,9 @@ COLUMNS = {
     "arm": "lrd",
     "optimizer": "SGDM",
     "p": 0.5,
-    "task": "digits",
-    "dataset": "digits",
-    "model": "fcnet",
+    "task": "Classification",
+    "dataset": "Digits",
+    "model": "FCNet",
     "seed": 0,
     "fingerprint": "0123456789ab",
 }
@@ -138,7 +140,7 @@ def test_wandb_has_every_epoch_the_configuration_and_the_outcome(runs: Path):
     assert plain(run.history) == [numbers(1), numbers(2)]
     assert (run.run.project, run.run.run_group) == ("lrd", "0123456789ab")
     assert run.run.run_id == ID and run.run.job_type == "train"
-    assert run.run.display_name == "digits SGDM lrd p=0.5 seed 0"
+    assert run.run.display_name == "Digits SGDM lrd p=0.5 seed 0"
     assert list(run.run.tags) == ["a", note[:50], "table1"]
     made = record(tags=["a", note[:50]], note=note)
     sent = COLUMNS | {"settings": made["config"], "choices": made["choices"]}

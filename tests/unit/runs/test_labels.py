@@ -30,9 +30,23 @@ def test_a_schedule_of_p_is_lrd_too(tmp_path: Path):
 
 @pytest.mark.parametrize("optim, name", OPTIMIZERS.items())
 def test_an_optimizer_has_the_papers_name(tmp_path: Path, optim: str, name: str):
-    assert labels.optimizer_name(configured(tmp_path, f"optim={optim}").optim) == name
+    assert labels.names_of(asdict(configured(tmp_path, f"optim={optim}")))["optimizer"] == name
 
 
-def test_an_optimizer_is_named_by_what_is_made_and_not_by_the_choice(tmp_path: Path):
-    made = configured(tmp_path, "optim=adam", "optim._target_=torch.optim.AdamW")
-    assert labels.optimizer_name(made.optim) == "AdamW"
+def test_everything_is_named_by_what_is_made_and_not_by_the_choice(tmp_path: Path):
+    made = configured(
+        tmp_path,
+        "optim=adam",
+        "optim._target_=torch.optim.AdamW",
+        "task=digits",
+        "dataset._target_=mine.data.Scans",
+        "model._target_=mine.nets.UNet",
+        "dataset.name=digits",
+    )
+    assert labels.names_of(asdict(made)) == {
+        "task": "Classification",
+        "dataset": "Scans",
+        "model": "UNet",
+        "optimizer": "AdamW",
+        "arm": "lrd",
+    }

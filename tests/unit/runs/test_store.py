@@ -19,9 +19,12 @@ def mark(*overrides: str) -> str:
 @pytest.mark.parametrize(
     ("overrides", "golden"),
     [
-        ((), "1e98887ef7bf"),
-        (("task=cifar10", "optim=sgdm", "lrd.p=1"), "85814efb1027"),
-        (("task=cifar100", "optim=radam"), "eb8311265e8a"),
+        ((), "eaa700f7561d"),
+        (("task=cifar10", "optim=sgdm", "lrd.p=1"), "1d39c26928c2"),
+        (("task=cifar100", "optim=radam"), "4b0cd59c55d3"),
+        (("task=voc_seg",), "d1bbaba7f499"),
+        (("task=voc_det",), "68a2e7d24c32"),
+        (("task=toy",), "59a87f3434bf"),
     ],
 )
 def test_golden_fingerprints_never_change(overrides: tuple[str, ...], golden: str):
@@ -43,6 +46,11 @@ def test_golden_fingerprints_never_change(overrides: tuple[str, ...], golden: st
         "run.dir=/elsewhere",
         "run.force=true",
         "wandb.mode=offline",
+        "dataset.name=mine",
+        "eval.every=2",
+        "eval.mode=whole",
+        "eval.scales=[0.5,1]",
+        "optim._target_=torch.optim.adam.Adam",
         "lrd.p=0.50",
         "optim.lr=1e-3",
         "optim.weight_decay=0",
@@ -51,6 +59,19 @@ def test_golden_fingerprints_never_change(overrides: tuple[str, ...], golden: st
 )
 def test_what_changes_no_number_is_no_part_of_the_identity(same: str):
     assert mark(same) == mark()
+
+
+@pytest.mark.parametrize(
+    "void",
+    [
+        "lrd.granularity=row",
+        "lrd.rescale=true",
+        "lrd.schedule=linear",
+    ],
+)
+def test_what_p_1_makes_void_is_no_part_of_the_identity(void: str):
+    assert mark("lrd.p=1", void) == mark("lrd.p=1")
+    assert mark("lrd.p=1", "lrd.schedule=linear", "lrd.p_end=0.5") != mark("lrd.p=1")
 
 
 @pytest.mark.parametrize(

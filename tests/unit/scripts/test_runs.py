@@ -56,7 +56,7 @@ def test_every_run_is_listed_with_its_state(show, runs: dict[str, Run]):
     for name, state in {**expected, "finished": "finished"}.items():
         assert states[str(runs[name].folder)] == state
     line = next(x for x in out.splitlines() if x.startswith("finished"))
-    assert "1/30" in line and "97.25 %" in line and "adam" in line
+    assert "1/30" in line and "97.25 %" in line and "Adam" in line
 
 
 def test_rows_that_look_alike_name_the_settings_in_which_they_differ(show):
