@@ -1,5 +1,6 @@
 """What a finished run trained: its network, its scores under other settings, its predictions."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -13,7 +14,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
 
-from lrd.config import Config
+from lrd.config import Config, identity
 from lrd.config.compose import compose, format_error, restore_config
 from lrd.loggers.base import Metrics
 from lrd.runs import Run, open_run, run_lock
@@ -25,6 +26,7 @@ from lrd.training.distributed import SINGLE_PROCESS
 from lrd.training.environment import checkout_commit
 from lrd.training.evaluator import Evaluator
 
+log = logging.getLogger(__name__)
 # What an evaluation may change: settings of these groups, and these settings.
 EVALUATION_GROUPS = ("eval.", "data.", "dataset.")
 EVALUATION_SETTINGS = ("dataset", "train.device", "train.threads")
@@ -76,6 +78,7 @@ def _load(run: Run, config: Config, device: torch.device) -> TrainedRun:
     if not checkpoint.is_file():
         raise ValueError(f"{run.folder} has no weights (last.pt): the same command trains them")
     weights = load_checkpoint(checkpoint, run.identity)["model"]
+    _note_changed_code(run, config)
     task = build_task(_starting_from(checkpoint, config), device)
     with torch.random.fork_rng(devices=[]):  # the initial weights are replaced
         model = task.model()
@@ -87,6 +90,16 @@ def _load(run: Run, config: Config, device: torch.device) -> TrainedRun:
         why = str(error).splitlines()[-1].strip()
         raise ValueError(f"{checkpoint} must fit {type(model).__name__}: {why}") from error
     return TrainedRun(run, config, task, model.to(device).eval())
+
+
+def _note_changed_code(run: Run, config: Config) -> None:
+    """Log if a class or a package has other code, or another recipe, than the run had."""
+    now = identity(config)
+    for name in sorted(now.keys() | run.identity.keys()):
+        if name.startswith(("source.", "recipe.")) and now.get(name) != run.identity.get(name):
+            log.warning(
+                f"note: {name} is {now.get(name)}, was {run.identity.get(name)}: {run.folder}"
+            )
 
 
 def _starting_from(checkpoint: Path, config: Config) -> Config:
