@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lrd.optim import LRDropout as LRDropout
 
+    load_model: Any
+
 __version__ = "0.1.0"
 __all__ = ["LRDropout", "__version__", "load_model"]
 _MODULES = {"LRDropout": "lrd.optim", "load_model": "lrd.training.trained"}

@@ -111,7 +111,8 @@ class RunFunction:
 
             if sweep:
                 print(f"\n[{hydra_config.job.num}] {job}")
-            run = runner.execute(config, group_choices(hydra_config.runtime.choices))
+            command = shlex.join(["python", "run.py", *hydra_config.overrides.task])
+            run = runner.execute(config, group_choices(hydra_config.runtime.choices), command)
             _print_result(run, sweep)
             return run.final
         except Exception as error:

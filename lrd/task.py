@@ -91,6 +91,15 @@ class Dataset:
     The constructor reads nothing. Which data it holds is between the dataset and its task.
     """
 
+    def manifest(self) -> str | None:
+        """Return a text that differs if the data do, such as a hash of their files' names and
+        sizes; None if the class and its settings determine the data.
+
+        Raises:
+            ValueError: Data are missing.
+        """
+        return None
+
 
 class Task(ABC):
     """Data, model, loss and scores of one kind of problem.
@@ -127,6 +136,11 @@ class Task(ABC):
         """Return groups for the optimizer; a group may have its own ``keep_p``, and an
         ``lr_factor`` on the optimizer's learning rate."""
         return [{"params": list(model.parameters())}]
+
+    def manifest(self) -> str | None:
+        """Return the :meth:`Dataset.manifest` of the data. A resume needs the same one, and runs
+        with different ones are never compared."""
+        return None
 
     def describe(self) -> str:
         """Return one line on the data for the terminal and the record, or an empty string."""

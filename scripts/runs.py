@@ -76,11 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             pair = (run_settings(find_run(runs, name)) for name in args.diff)
             return print("\n".join(diff_identities(*pair)) or "no difference")
         frame = list_frame(runs, args.overrides, args.sort)
-        if args.format != "text":
-            return print(export_runs(frame, args.format, args.out))
         if not args.prune:
-            return print(format_runs(runs, frame))
-        doomed = frame[[is_prunable(runs[row], Path(args.runs)) for row in frame.index]]
+            return print(export_runs(runs, frame, args.format, args.out))
+        doomed = frame.loc[[is_prunable(runs[row], Path(args.runs)) for row in frame.index]]
         if not len(doomed):
             return print("nothing to prune")
         print(format_runs(runs, doomed))

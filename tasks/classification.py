@@ -50,6 +50,9 @@ class Classification(Task):
     def model(self) -> nn.Module:
         return self._network()
 
+    def manifest(self) -> str | None:
+        return self.data.manifest()
+
     def train_batches(
         self, epoch: int, start: int = 0, rank: int = 0, world: int = 1
     ) -> Iterator[Batch]:

@@ -53,6 +53,9 @@ class ImageTask(Task, Generic[D]):
             )
         return {"train": train, "eval": evaluation}
 
+    def manifest(self) -> str | None:
+        return self.data.manifest()
+
     @cached_property
     def _loader(self) -> SeededDataLoader:
         return SeededDataLoader(self._read, self._collate, self.setup)

@@ -1,10 +1,12 @@
 """Image classification data sets as uint8 tensors: digits, MNIST, CIFAR-10 and CIFAR-100."""
 
+import hashlib
+import pickle
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -70,6 +72,10 @@ class Images(Dataset):
             ValueError: A file is missing or damaged.
         """
 
+    def manifest(self) -> str | None:
+        """Return a hash of all images and labels."""
+        return content_hash(*self.read(train=True), *self.read(train=False))
+
     def splits(self) -> tuple[Split, Split]:
         """Return the training and the evaluation split, on the training device."""
         images, labels = self._load(train=True)
@@ -112,30 +118,73 @@ class Images(Dataset):
         assert images.dtype == torch.uint8 and images.shape[1:] == self.shape
         return images.to(self.setup.device), labels.to(self.setup.device)
 
-    def _require(self, files: dict[Path, str], fetch: Callable[[], object]) -> None:
-        """Check each file's md5; with ``data.download``, fetch missing or damaged files first."""
+
+class Published(Images):
+    """Base of the data sets whose files are published with an md5.
+
+    Another copy, whose files have other md5s, is accepted where it decodes to the same arrays.
+    """
+
+    # content_hash of images and labels as :meth:`decode` returns them; [0]: test, [1]: training
+    content: ClassVar[tuple[str, str] | None] = None
+
+    @abstractmethod
+    def files(self, train: bool) -> dict[Path, str]:
+        """Return the files of the training or the test set with their md5."""
+
+    @abstractmethod
+    def fetch(self) -> object:
+        """Download the files."""
+
+    @abstractmethod
+    def decode(self, train: bool) -> tuple[Tensor, Tensor]:
+        """Return what :meth:`read` does, from unchecked files."""
+
+    def manifest(self) -> None:
+        return None  # what is read is what was published
+
+    def read(self, train: bool) -> tuple[Tensor, Tensor]:
+        files = self.files(train)
         bad = [path for path, md5 in files.items() if not check_integrity(str(path), md5)]
         if bad and self.setup.download:
             for path in bad:
                 path.unlink(missing_ok=True)
-            self._download(fetch)
+            self._download()
             bad = [path for path, md5 in files.items() if not check_integrity(str(path), md5)]
-        if bad:
-            state = f"damaged (its md5 is not {files[bad[0]]})" if bad[0].is_file() else "missing"
-            raise ValueError(
-                f"{self.name}: {bad[0]} is {state}: put it under data.root={self.root} (the "
-                "environment variable LRD_DATA names that folder too), or fetch it with "
-                "data.download=true"
-            )
-
-    def _download(self, fetch: Callable[[], object]) -> None:
+        if missing := [path for path in bad if not path.is_file()]:
+            raise self._error(f"{missing[0]} is missing")
+        if not bad:
+            return self.decode(train)
         try:
-            fetch()
+            found = self.decode(train)
+        except Exception as error:  # a cut or foreign file breaks its decoder anywhere
+            raise self._error(f"{bad[0]} is damaged ({type(error).__name__})") from error
+        if self.content is None or content_hash(*found) != self.content[train]:
+            raise self._error(f"{bad[0]} is damaged (its md5 is not {files[bad[0]]})")
+        return found
+
+    def _error(self, what: str) -> ValueError:
+        return ValueError(
+            f"{self.name}: {what}: put it under data.root={self.root} (the environment variable "
+            "LRD_DATA names that folder too), or fetch it with data.download=true"
+        )
+
+    def _download(self) -> None:
+        try:
+            self.fetch()
         except (OSError, RuntimeError) as error:
             raise ValueError(
                 f"{self.name}: the download failed ({' '.join(str(error).split())}): try again, or "
                 f"put the files under data.root={self.root} by hand"
             ) from error
+
+
+def content_hash(*tensors: Tensor) -> str:
+    """Return a hash of the tensors' bytes."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(np.ascontiguousarray(tensor.numpy()).tobytes())
+    return f"sha256:{digest.hexdigest()[:16]}"
 
 
 class Digits(Images):
@@ -158,8 +207,11 @@ class Digits(Images):
         images = torch.from_numpy(np.asarray(pixels)[chosen].astype(np.uint8))
         return images.view(-1, *self.shape), torch.from_numpy(np.asarray(labels)[chosen])
 
+    def manifest(self) -> None:
+        return None  # a part of scikit-learn
 
-class MNIST(Images):
+
+class MNIST(Published):
     """MNIST: 60,000 and 10,000 gray images of 28 x 28, scaled to [0, 1] and not normalized."""
 
     shape = (1, 28, 28)
@@ -172,18 +224,21 @@ class MNIST(Images):
         "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
     }
 
-    def read(self, train: bool) -> tuple[Tensor, Tensor]:
-        folder = self.root / "MNIST" / "raw"
-        self._require(
-            {folder / name: md5 for name, md5 in self.md5.items()},
-            lambda: datasets.MNIST(str(self.root), download=True),
-        )
-        part = "train" if train else "t10k"
-        images = mnist.read_image_file(str(folder / f"{part}-images-idx3-ubyte"))
-        return images[:, None], mnist.read_label_file(str(folder / f"{part}-labels-idx1-ubyte"))
+    content = ("sha256:a0863a96c44e5666", "sha256:d18cfd466eb143ac")
+
+    def files(self, train: bool) -> dict[Path, str]:
+        part, folder = "train" if train else "t10k", self.root / "MNIST" / "raw"
+        return {folder / name: md5 for name, md5 in self.md5.items() if name.startswith(part)}
+
+    def fetch(self) -> object:
+        return datasets.MNIST(str(self.root), download=True)
+
+    def decode(self, train: bool) -> tuple[Tensor, Tensor]:
+        images, labels = map(str, self.files(train))
+        return mnist.read_image_file(images)[:, None], mnist.read_label_file(labels)
 
 
-class CIFAR10(Images):
+class CIFAR10(Published):
     """CIFAR-10: 50,000 and 10,000 color images of 32 x 32; random crop with padding 4, and flip."""
 
     shape = (3, 32, 32)
@@ -193,19 +248,24 @@ class CIFAR10(Images):
     names = "airplane automobile bird cat deer dog frog horse ship truck".split()
     source: ClassVar[type[datasets.CIFAR10]] = datasets.CIFAR10
 
-    def read(self, train: bool) -> tuple[Tensor, Tensor]:
-        source, folder = self.source, self.root / self.source.base_folder
-        meta = (source.meta["filename"], source.meta["md5"])
-        files = [*source.train_list, *source.test_list, meta]
-        self._require(
-            {folder / name: md5 for name, md5 in files},
-            lambda: download_and_extract_archive(
-                source.url, str(self.root), filename=source.filename, md5=source.tgz_md5
-            ),
+    labels: ClassVar[str] = "labels"
+    content = ("sha256:2c33b053d1cd726a", "sha256:973ef2abb5897efc")
+
+    def files(self, train: bool) -> dict[Path, str]:
+        listed = self.source.train_list if train else self.source.test_list
+        return {self.root / self.source.base_folder / name: md5 for name, md5 in listed}
+
+    def fetch(self) -> object:
+        source = self.source
+        return download_and_extract_archive(
+            source.url, str(self.root), filename=source.filename, md5=source.tgz_md5
         )
-        data = source(str(self.root), train=train)
-        images = torch.from_numpy(np.ascontiguousarray(data.data.transpose(0, 3, 1, 2)))
-        return images, torch.tensor(data.targets)
+
+    def decode(self, train: bool) -> tuple[Tensor, Tensor]:
+        parts = [load_arrays(path) for path in self.files(train)]
+        pixels = np.concatenate([part["data"] for part in parts]).reshape(-1, *self.shape)
+        labels = [label for part in parts for label in part[self.labels]]
+        return torch.from_numpy(pixels), torch.tensor(labels)
 
 
 class CIFAR100(CIFAR10):
@@ -226,3 +286,22 @@ class CIFAR100(CIFAR10):
     mean = (0.5071, 0.4865, 0.4409)
     std = (0.2673, 0.2564, 0.2762)
     source = datasets.CIFAR100
+    labels = "fine_labels"
+    content = None  # unknown: its md5 alone counts
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Unpickle plain values and numpy arrays, and nothing that could run code."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.split(".")[0] == "numpy" and name in ("_reconstruct", "ndarray", "dtype"):
+            return super().find_class(module, name)
+        if (module, name) == ("_codecs", "encode"):  # how bytes are pickled by old protocols
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"{module}.{name} is no array")
+
+
+def load_arrays(path: Path) -> dict[str, Any]:
+    """Return a pickled dictionary of arrays and lists, as CIFAR's files are."""
+    with path.open("rb") as file:
+        return _ArrayUnpickler(file, encoding="latin1").load()

@@ -151,6 +151,9 @@ class ShapesMasks(VOCMasks):
     def __init__(self, setup: Setup, name: str, crop: int = 97, holdout: int = 0) -> None:
         super().__init__(setup, name, sbd=False, crop=crop, holdout=holdout)
 
+    def manifest(self) -> None:
+        return None  # code draws them
+
     @property
     def root(self) -> Path:
         return shapes_root()

@@ -25,7 +25,8 @@ from lrd.runs.labels import names_of
 from lrd.runs.store import Run, RunIndex, open_run
 
 # Fields of run.json that are columns as they are.
-COPIED = ("device", "implementation", "commit", "started", "ended", "error")
+COPIED = ("device", "implementation", "batch_norm", "data_manifest", "commit")
+COPIED = (*COPIED, "started", "ended", "error")
 # Groups in the order in which their settings name a difference.
 IMPORTANT = ("optim", "lrd", "regularizer", "schedule", "model", "dataset", "train", "task")
 COMPARED = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}

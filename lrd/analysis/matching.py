@@ -3,6 +3,7 @@
 Without a match, the nearest runs and the commands that make the missing ones are named.
 """
 
+import logging
 import math
 import shlex
 from collections import Counter
@@ -21,6 +22,7 @@ from lrd.analysis.studies import CellSpec
 from lrd.config.fingerprint import DEFAULTS, diff_identities
 from lrd.runs.store import Run
 
+log = logging.getLogger(__name__)
 Block = dict[str, tuple[str, ...]]  # the values of every setting; the cells are their product
 
 
@@ -49,7 +51,15 @@ class CellResults:
 
     @cached_property
     def runs(self) -> pd.DataFrame:
-        return self.frames.select(self.fingerprint, "finished")
+        """Raises ValueError, in one line, where the runs are not of one data set and one score."""
+        runs = self.frames.select(self.fingerprint, "finished")
+        for column, what in (("data_manifest", "trained on"), ("score", "scored by")):
+            if mixed := describe_mixture(runs[column]):
+                raise ValueError(
+                    f"{_cell_name(self.cell)}: runs cannot be pooled, {what} {mixed}: keep one "
+                    "kind in this runs directory"
+                )
+        return runs
 
     @cached_property
     def failed(self) -> pd.DataFrame:
@@ -117,7 +127,27 @@ def collect_results(
     for cell in cells:
         asked = resolve_cell(cell, overrides)
         found[cell] = CellResults(cell, asked.identity, asked.fingerprint, frames)
+        for column in ("precision", "batch_norm"):
+            if mixed := describe_mixture(found[cell].runs[column]):
+                log.warning("note: %s: runs differ in %s: %s", _cell_name(cell), column, mixed)
     return found
+
+
+def _cell_name(cell: CellSpec) -> str:
+    return " ".join([f"+experiment={cell.experiment}", *cell.overrides])
+
+
+def describe_mixture(values: Any) -> str:
+    """Return which seeds have which value, ``bf16 (seed 0), fp32 (seeds 1, 2)``; empty where all
+    are equal. ``values`` is indexed by seed."""
+    texts = values.astype(object).where(values.notna(), None).map(str)
+    if texts.nunique() < 2:
+        return ""
+    kinds = texts.groupby(texts).groups.items()
+    return ", ".join(
+        f"{kind} (seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))})"
+        for kind, seeds in kinds
+    )
 
 
 def require_distinct(

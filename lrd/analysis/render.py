@@ -163,8 +163,14 @@ def format_runs(runs: Sequence[Run], frame: pd.DataFrame) -> str:
     return "\n".join([*lines, f"{len(rows)} runs: {counts or 'none'}"])
 
 
-def export_runs(frame: pd.DataFrame, form: str, out: str | None) -> str:
-    """Return one row a run as csv or json, or write it to ``out`` and return that path.
+def export_runs(runs: Sequence[Run], frame: pd.DataFrame, form: str, out: str | None) -> str:
+    """Return a list of runs as text, csv or json, or write it to ``out`` and return that path.
+
+    Args:
+        runs: all runs.
+        frame: those to export, rows of ``list_frame``.
+        form: text, csv, json or parquet.
+        out: a file.
 
     Raises:
         ValueError: parquet has no ``out``, or its library is not installed.
@@ -178,10 +184,12 @@ def export_runs(frame: pd.DataFrame, form: str, out: str | None) -> str:
         except ImportError as error:
             raise ValueError("--format parquet needs a package: pip install pyarrow") from error
         return out
-    if form == "csv":
-        text = plain.to_csv(index=False)
+    if form == "text":
+        text = format_runs(runs, frame)
+    elif form == "csv":
+        text = str(plain.to_csv(index=False))
     else:
-        text = plain.to_json(orient="records", indent=1, double_precision=15)
+        text = str(plain.to_json(orient="records", indent=1, double_precision=15))
     if out is None:
         return text.rstrip()
     Path(out).write_text(text.rstrip() + "\n")
@@ -190,7 +198,7 @@ def export_runs(frame: pd.DataFrame, form: str, out: str | None) -> str:
 
 def describe_run(run: Run) -> str:
     """Return a run's record, with its state and last epoch, as YAML."""
-    record = {k: v for k, v in run.metadata.items() if k not in ("identity", "format")}
+    record = {k: v for k, v in run.metadata.items() if k not in ("identity", "format", "packages")}
     record = {"folder": str(run.folder), "state": run.state, **record}
     if metrics := run.metrics:
         record["last epoch"] = metrics[-1]

@@ -57,12 +57,17 @@ def build(
         ValueError: A user's mistake, in one line.
     """
     device, matmul = configure_device(config, recorded)
-    allow, fused = config.run.allow, config.lrd.implementation != "reference"
-    make_schedule = resolve_target("schedule", config.schedule, allow)
-    make_optimizer = resolve_target("optim", config.optim, allow, fused, config.train.weight_decay)
+    fused = config.lrd.implementation != "reference"
+    make = {
+        group: resolve_target(
+            group, getattr(config, group), config.run.allow, fused, config.train.weight_decay
+        )
+        for group in ("optim", "schedule")
+    }
     regularizers = build_regularizers(config)
-    schedule = make_schedule()
+    schedule = make["schedule"]()
     task = build_task(config, device)
+    check_eval(config.eval, task)
     torch.default_generator.manual_seed(fold_key("init", config.seed))
     model = task.model()
     if config.train.sync_batchnorm:
@@ -72,7 +77,7 @@ def build(
     model = model.to(device)
     if config.train.channels_last:
         model.register_forward_pre_hook(_channels_last)
-    optimizer = _wrap_optimizer(make_optimizer(task.param_groups(model)), config)
+    optimizer = _wrap_optimizer(make["optim"](task.param_groups(model)), config)
     if config.train.compile:
         # torch's CUDA builds warn of a missing GPU at the first compilation.
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
@@ -91,21 +96,16 @@ def build(
 
 
 def build_task(config: Config, device: torch.device) -> Task:
-    """Return the task of a configuration with its dataset and model factory; read no data.
-
-    Raises:
-        ValueError: A user's mistake, in one line.
-    """
-    allow = config.run.allow
-    make_task = resolve_target("task", config.task, allow)
-    make_model = resolve_target("model", config.model, allow)
-    task = make_task(_setup(config, device), build_dataset(config, device), make_model)
-    _check_eval(config.eval, task)
-    return task
+    """Instantiate the task with its dataset; read no data and build no network."""
+    make_task, make_model = (
+        resolve_target(group, getattr(config, group), config.run.allow)
+        for group in ("task", "model")
+    )
+    return make_task(_setup(config, device), build_dataset(config, device), make_model)
 
 
 def build_dataset(config: Config, device: torch.device) -> Dataset:
-    """Return the dataset of a configuration, not yet read."""
+    """Instantiate the dataset; read no data."""
     make_dataset = resolve_target("dataset", config.dataset, config.run.allow)
     return make_dataset(_setup(config, device))
 
@@ -215,7 +215,7 @@ def build_regularizers(config: Config) -> list[Regularizer]:
     return [regularizer for _, regularizer in built.values()]
 
 
-def _check_eval(settings: Eval, task: Task) -> None:
+def check_eval(settings: Eval, task: Task) -> None:
     """Reject evaluation modes that the task does not have."""
     modes, name_of_task = task.eval_modes, type(task).__name__
     requested = {

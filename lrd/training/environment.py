@@ -2,7 +2,10 @@
 
 import os
 import platform
+import re
 import subprocess
+from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +17,66 @@ from lrd import __version__
 
 def describe_environment(device: torch.device, **computed: str) -> dict[str, Any]:
     """Return the environment for run.json; ``computed`` adds how the run computes (implementation
-    of the step, precision, matrix product)."""
+    of the step, precision)."""
     return {
         "versions": {
             "lrd": __version__,
             "python": platform.python_version(),
             "torch": torch.__version__,
             "torchvision": torchvision.__version__,
+            **(
+                {"cuda": torch.version.cuda, "cudnn": cudnn_version()}
+                if device.type == "cuda"
+                else {}
+            ),
         },
+        "packages": installed_packages(),
         "commit": checkout_commit(),
         "hardware": {
             "cpu": cpu_name(),
             "cores": os.cpu_count(),
             "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+            "driver": driver_version() if device.type == "cuda" else None,
         },
         "device": device.type,
         "threads": torch.get_num_threads(),
+        "blas": blas_name(),
+        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),
         "job": slurm_job_id(),
         **computed,
     }
 
 
+@cache
+def installed_packages() -> dict[str, str]:
+    """Return the version of every installed distribution, by name."""
+    found = {d.metadata["Name"]: d.version for d in metadata.distributions() if d.metadata["Name"]}
+    return dict(sorted(found.items(), key=lambda item: item[0].lower()))
+
+
+@cache
+def blas_name() -> str:
+    """Return the library of matrix products on the CPU that torch was built with."""
+    found = re.search(r"BLAS_INFO=(\w+)", torch.__config__.show())
+    return found[1] if found else "unknown"
+
+
+@cache
+def driver_version() -> str | None:
+    """Return the version of NVIDIA's driver, where the system says it."""
+    try:
+        text = Path("/proc/driver/nvidia/version").read_text()
+    except OSError:
+        return None
+    found = re.search(r"\d+\.\d+(\.\d+)?", text)
+    return found[0] if found else None
+
+
+def cudnn_version() -> int | None:
+    return torch.backends.cudnn.version()
+
+
+@cache
 def checkout_commit() -> str | None:
     """Return the checkout's commit, with a ``+`` if files differ; None outside a checkout."""
     root = str(Path(__file__).resolve().parents[2])
@@ -46,6 +88,7 @@ def checkout_commit() -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
+@cache
 def cpu_name() -> str:
     """Return the processor's model name."""
     try:

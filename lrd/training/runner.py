@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import torch
+from torch import nn
 
 from lrd.config import Config
 from lrd.loggers import ConsoleLogger, ImageLogger, JSONLLogger
@@ -15,7 +16,7 @@ from lrd.loggers.wandb import WandbLogger, log_finished_run
 from lrd.runs import Interrupted, RankLost, Run, RunStore, StopSignals, run_lock
 from lrd.runs.labels import experiment_names
 from lrd.runs.store import summarize
-from lrd.training.builder import build, build_trainer
+from lrd.training.builder import build, build_task, build_trainer
 from lrd.training.checkpoint import load_checkpoint, save_checkpoint
 from lrd.training.device import configure_device
 from lrd.training.distributed import DistributedContext, init_distributed
@@ -25,12 +26,13 @@ from lrd.training.trainer import Trainer
 log = logging.getLogger(__name__)
 
 
-def execute(config: Config, choices: dict[str, str]) -> Run:
+def execute(config: Config, choices: dict[str, str], command: str = "") -> Run:
     """Execute the run of ``config``: return it if finished, resume it, or start it.
 
     Args:
         config: The checked configuration.
         choices: The name picked in each group, for the record.
+        command: The command line of this run alone, for the record.
 
     Raises:
         ValueError: A user's mistake, before anything is written, or a damaged file of the run.
@@ -43,6 +45,7 @@ def execute(config: Config, choices: dict[str, str]) -> Run:
     ranks = init_distributed(gpus=config.train.device != "cpu" and torch.cuda.is_available())
     store = ranks.on_all_ranks(lambda: RunStore(config))
     if ranks.on_rank_zero(lambda: store.is_finished):
+        ranks.on_rank_zero(lambda: _require_same_data(store))
         log.info(f"finished already: {store.folder} (run.force=true runs it again)")
         return ranks.on_rank_zero(lambda: log_finished_run(store.run, config.wandb, choices))
     ranks.on_all_ranks(store.require_same_code)
@@ -64,12 +67,39 @@ def execute(config: Config, choices: dict[str, str]) -> Run:
                 "matmul": parts.matmul,
                 "implementation": implementation,
             }
-            return _RunSession(store, trainer, computed, signals).run(choices)
+            return _RunSession(store, trainer, computed, signals).run(choices, command)
     except OSError as error:
         raise OSError(
             f"{error.filename or store.folder}: {error.strerror}; what was written before is "
             "complete: make room there, or choose another run.dir, and run the same command again"
         ) from error
+
+
+def _require_same_data(store: RunStore) -> None:
+    """Reject a finished run of other data than there are now, where they are at hand."""
+    recorded = store.run.metadata.get("data_manifest")
+    if recorded is None:
+        return
+    try:
+        found = build_task(store.config, torch.device("cpu")).manifest()
+    except (ValueError, OSError):  # data are missing: nothing says that they differ
+        return
+    if found != recorded:
+        raise ValueError(
+            f"{store.folder} is finished, with other data (then {recorded}, now {found}): "
+            "run.name=NAME keeps both runs, run.force=true replaces this one"
+        )
+
+
+def _batch_norm_kind(model: nn.Module, world: int) -> str:
+    """Return over what batch norm takes its statistics."""
+    local = [
+        module
+        for module in model.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        and not isinstance(module, nn.SyncBatchNorm)
+    ]
+    return f"over shards of {world} ranks" if local and world > 1 else "over the batch"
 
 
 def _read_record(store: RunStore, ranks: DistributedContext) -> dict[str, Any] | None:
@@ -91,11 +121,12 @@ class _RunSession:
     computed: dict[str, str]
     signals: StopSignals
 
-    def run(self, choices: dict[str, str]) -> Run:
+    def run(self, choices: dict[str, str], command: str) -> Run:
         self.ranks = self.trainer.ranks
         run = self.ranks.on_rank_zero(lambda: self.store.run)
         environment = describe_environment(self.trainer.device, **self.computed)
         environment["ranks"] = self.ranks.world
+        environment["batch_norm"] = _batch_norm_kind(self.trainer.model, self.ranks.world)
         self.identity = run.identity
         if self.store.checkpoint.exists():
             self._resume(run, environment)
@@ -104,11 +135,13 @@ class _RunSession:
         fields = dict(
             status="running",
             started=run.metadata.get("started", _now()),
+            command=command,
             choices=choices,
             experiments=experiment_names(run.metadata, choices),
             scale=self.store.config.scale,
             score={"name": score.name, "maximize": score.maximize, "unit": score.unit},
             data=self.trainer.task.describe(),
+            data_manifest=self.trainer.task.manifest(),
             **environment,
         )
         run = self.ranks.on_rank_zero(lambda: run.update(**fields))
@@ -117,9 +150,15 @@ class _RunSession:
 
     def _resume(self, run: Run, environment: dict[str, Any]) -> None:
         self.trainer.load_state_dict(load_checkpoint(self.store.checkpoint, self.identity))
+        recorded, found = run.metadata.get("data_manifest"), self.trainer.task.manifest()
+        if recorded is not None and recorded != found:
+            raise ValueError(
+                f"{run.folder} is unfinished, with other data (then {recorded}, now {found}): "
+                "restore them to resume it, or use run.name=NAME, or run.force=true to restart it"
+            )
         at = self.trainer.state
         log.info(f"resuming after epoch {at.epoch}, step {at.step}: {run.folder}")
-        for name in ("device", "threads", "versions", "ranks", *self.computed):
+        for name in ("device", "threads", "versions", "ranks", "batch_norm", *self.computed):
             if name in run.metadata and run.metadata[name] != environment[name]:
                 log.info(
                     f"note: {name} was {run.metadata[name]}, is {environment[name]}: the numbers "

@@ -19,7 +19,7 @@ from lrd.config.compose import compose, format_error, restore_config
 from lrd.loggers.base import Metrics
 from lrd.runs import Run, open_run, run_lock
 from lrd.task import Prediction, Task
-from lrd.training.builder import build_dataset, build_regularizers, build_task
+from lrd.training.builder import build_dataset, build_regularizers, build_task, check_eval
 from lrd.training.checkpoint import load_checkpoint
 from lrd.training.device import configure_device, resolve_precision
 from lrd.training.distributed import SINGLE_PROCESS
@@ -146,6 +146,7 @@ def evaluate_run(run: str | Path | Run, overrides: Sequence[str] = ()) -> tuple[
     device, _ = configure_device(config, run.metadata)
     _require_same_labels(own, config, device)
     trained = _load(run, config, device)
+    check_eval(config.eval, trained.task)
     bf16 = resolve_precision(config.train.precision, device) == "bf16"
     try:
         evaluator = Evaluator(trained.task, trained.model, device, SINGLE_PROCESS, bf16)

@@ -1,5 +1,6 @@
 """PASCAL VOC on disk: find the available images and name missing files."""
 
+import hashlib
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -105,6 +106,15 @@ class VOC(Dataset):
     @property
     def root(self) -> Path:
         return Path(self.setup.root).expanduser()
+
+    def manifest(self) -> str | None:
+        """Return the number of images and a hash of the names and sizes of all files."""
+        used = {entry.name: entry for entries in self.splits() for entry in entries}
+        digest = hashlib.sha256()
+        for name, entry in sorted(used.items()):
+            sizes = entry.image.stat().st_size, entry.target.stat().st_size
+            digest.update(f"{name} {sizes}\n".encode())
+        return f"{len(used)} images, sha256:{digest.hexdigest()[:16]}"
 
     def available(self, entries: Sequence[Entry], count: int, source: Archive) -> list[Entry]:
         """Return the entries whose files exist.

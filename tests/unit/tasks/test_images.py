@@ -2,9 +2,11 @@
 
 import hashlib
 import io
+import os
 import pickle
 import tarfile
 import urllib.request
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -133,7 +135,6 @@ SOME_FILES = [
     (MNIST, "t10k-labels-idx1-ubyte"),
     (CIFAR10, "data_batch_3"),
     (CIFAR10, "test_batch"),
-    (CIFAR10, "batches.meta"),
 ]
 
 
@@ -155,6 +156,43 @@ def test_one_wrong_byte_in_a_file_of_the_right_length_is_damage(real_data: Path,
     whole[5000] ^= 1
     file.write_bytes(whole)
     assert f"{file} is damaged" in error_line(data_set(MNIST, tmp_path))
+
+
+def repickled(folder: Path, change: Callable[[dict[str, Any]], None] = lambda batch: None) -> Path:
+    """Rewrite a batch of CIFAR-10 as another program would: same arrays, other bytes."""
+    file = folder / "cifar-10-batches-py" / "data_batch_2"
+    batch = pickle.loads(file.read_bytes(), encoding="latin1")
+    change(batch)
+    file.unlink()
+    file.write_bytes(pickle.dumps({"labels": batch["labels"], "data": batch["data"]}, protocol=4))
+    return file
+
+
+def test_another_copy_counts_by_its_arrays(real_data: Path, tmp_path: Path):
+    damage(real_data, CIFAR10, "data_batch_2", 10**9, tmp_path)  # a copy, not cut
+    official, _ = content(data_set(CIFAR10, real_data))
+    repickled(tmp_path)
+    (tmp_path / "cifar-10-batches-py" / "batches.meta").unlink()  # names of classes
+    copied, _ = content(data_set(CIFAR10, tmp_path))
+    assert all(torch.equal(a, b) for a, b in zip(official, copied, strict=True))
+
+    def one_pixel(batch: dict[str, Any]) -> None:
+        batch["data"][7, 7] ^= 1
+
+    file = repickled(tmp_path, one_pixel)
+    assert f"{file} is damaged" in error_line(data_set(CIFAR10, tmp_path))
+
+
+def test_a_pickle_that_would_run_code_is_refused_and_runs_nothing(real_data: Path, tmp_path: Path):
+    class Bomb:
+        def __reduce__(self) -> Any:
+            return os.mkdir, (str(tmp_path / "exploded"),)
+
+    file = damage(real_data, CIFAR10, "test_batch", 10**9, tmp_path)
+    file.unlink()
+    file.write_bytes(pickle.dumps({"data": Bomb()}))
+    assert f"{file} is damaged (UnpicklingError)" in error_line(data_set(CIFAR10, tmp_path))
+    assert not (tmp_path / "exploded").exists()
 
 
 @pytest.fixture
