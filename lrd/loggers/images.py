@@ -26,6 +26,11 @@ def image_path(name: str, epoch: int) -> str:
     return f"pictures/{name}/epoch{epoch:04}.png"
 
 
+def read_images(folder: Path, epoch: int) -> dict[str, Any]:
+    """Return the images of an epoch that :class:`ImageLogger` wrote, as it got them."""
+    return {path.parent.name: read_image_file(path) for path in folder.glob(image_path("*", epoch))}
+
+
 def save_image(tensor: Any, path: Path) -> None:
     """Write a uint8 tensor as PNG: (3, h, w) in RGB, or (h, w) in gray."""
     file = BytesIO()

@@ -6,6 +6,7 @@ ended; ``metrics.jsonl`` has one line per epoch and is the only source of scores
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -181,9 +182,11 @@ class RunStore:
         return self.run
 
     def delete_outputs(self) -> None:
-        """Delete the run's files, except its lock, and forget its metadata."""
+        """Delete what the run's directory holds, except its lock, and forget its metadata."""
         for path in self.folder.iterdir():
-            if path.is_file() and path.name != LOCK_NAME:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name != LOCK_NAME:
                 path.unlink()
         self.refresh()
 

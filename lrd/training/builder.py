@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lrd.config.schema import Config, Eval
+from lrd.loggers.base import Logger
 from lrd.optim import LRDropout
 from lrd.optim.fused import why_not_fused
 from lrd.optim.options import RENAMED
@@ -23,6 +25,7 @@ from lrd.training.instantiate import resolve_target
 from lrd.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
+WANDB = {"_target_": "lrd.loggers.wandb.WandbLogger"}
 
 
 @dataclass
@@ -64,6 +67,7 @@ def build(
         )
         for group in ("optim", "schedule")
     }
+    resolve_loggers(config)
     regularizers = build_regularizers(config)
     schedule = make["schedule"]()
     task = build_task(config, device)
@@ -102,6 +106,15 @@ def build_task(config: Config, device: torch.device) -> Task:
         for group in ("task", "model")
     )
     return make_task(_setup(config, device), build_dataset(config, device), make_model)
+
+
+def resolve_loggers(config: Config) -> dict[str, Callable[..., Logger]]:
+    """Return the classes of ``logger=`` by name, with their settings bound: each is called with a
+    run's metadata and directory. ``wandb.mode`` alone adds wandb, or leaves it out."""
+    nodes = {n: x for n, x in config.logger.items() if x.get("_target_") != WANDB["_target_"]}
+    if config.wandb.mode != "disabled":
+        nodes["wandb"] = WANDB
+    return {name: resolve_target("logger", x, config.run.allow) for name, x in nodes.items()}
 
 
 def build_dataset(config: Config, device: torch.device) -> Dataset:
@@ -145,6 +158,7 @@ def build_trainer(
         p_schedule=parts.p_schedule,
         eval_every=config.eval.every,
         pictures_every=config.eval.pictures_every,
+        log_every=config.log.every_steps,
         bf16=parts.precision == "bf16",
         batch_size=config.train.batch_size,
         compiled=config.train.compile,

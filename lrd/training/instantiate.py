@@ -12,6 +12,7 @@ from hydra.utils import get_object
 from torch import nn
 from torch.optim import Optimizer
 
+from lrd.loggers.base import Logger
 from lrd.regularizers import Regularizer
 from lrd.schedules import Schedule
 from lrd.task import Dataset, Task
@@ -24,6 +25,7 @@ GROUPS: dict[str, tuple[type, tuple[str, ...]]] = {
     "optim": (Optimizer, ("params",)),
     "schedule": (Schedule, ()),
     "regularizer": (Regularizer, ("seed",)),
+    "logger": (Logger, ("metadata", "folder")),
 }
 log = logging.getLogger(__name__)
 PACKAGES = ("torch", "torchvision", "lrd", "tasks")
@@ -64,6 +66,11 @@ def resolve_target(
     try:
         found = get_object(target)
     except ImportError as error:
+        missing = _missing_package(error)
+        if missing not in (None, target.split(".")[0]):
+            raise ValueError(
+                f"{group}._target_={target} needs a package: pip install {missing}"
+            ) from error
         raise ValueError(f"{group}._target_ must be importable, got {target}") from error
     if not isinstance(found, type) or not issubclass(found, base) or found is base:
         raise ValueError(f"{group}._target_ must be a subclass of {base.__name__}, got {target}")
@@ -74,6 +81,15 @@ def resolve_target(
     if group == "optim" and fused:
         settings |= _fused_form(found, settings)
     return partial(_instantiate, group, found, settings)
+
+
+def _missing_package(error: BaseException | None) -> str | None:
+    """Return the package whose absence made an import fail, or None."""
+    while error is not None:
+        if isinstance(error, ModuleNotFoundError) and error.name:
+            return error.name.partition(".")[0]
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _check_settings(

@@ -2,8 +2,8 @@
 
 import logging
 import traceback
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,12 +11,11 @@ import torch
 from torch import nn
 
 from lrd.config import Config
-from lrd.loggers import ConsoleLogger, ImageLogger, JSONLLogger
-from lrd.loggers.wandb import WandbLogger, log_finished_run
-from lrd.runs import Interrupted, RankLost, Run, RunStore, StopSignals, run_lock
+from lrd.loggers import ConsoleLogger, ImageLogger, JSONLLogger, Logger, StepLogger, replay
+from lrd.runs import Interrupted, RankLost, Run, RunLocked, RunStore, StopSignals, run_lock
 from lrd.runs.labels import experiment_names
 from lrd.runs.store import summarize
-from lrd.training.builder import build, build_task, build_trainer
+from lrd.training.builder import build, build_task, build_trainer, resolve_loggers
 from lrd.training.checkpoint import load_checkpoint, save_checkpoint
 from lrd.training.device import configure_device
 from lrd.training.distributed import DistributedContext, init_distributed
@@ -47,7 +46,7 @@ def execute(config: Config, choices: dict[str, str], command: str = "") -> Run:
     if ranks.on_rank_zero(lambda: store.is_finished):
         ranks.on_rank_zero(lambda: _require_same_data(store))
         log.info(f"finished already: {store.folder} (run.force=true runs it again)")
-        return ranks.on_rank_zero(lambda: log_finished_run(store.run, config.wandb, choices))
+        return ranks.on_rank_zero(lambda: _log_finished(store.run, config, choices))
     ranks.on_all_ranks(store.require_same_code)
     recorded = ranks.on_rank_zero(lambda: _read_record(store, ranks))
     parts = ranks.on_all_ranks(lambda: build(config, recorded, ranks))
@@ -110,6 +109,29 @@ def _read_record(store: RunStore, ranks: DistributedContext) -> dict[str, Any] |
         _, matmul = configure_device(store.config, recorded)
         recorded = {**(recorded or {}), "matmul": matmul}
     return recorded
+
+
+def _open_chosen_loggers(run: Run, config: Config) -> list[Logger]:
+    """Open the loggers of ``logger=`` and pass them what the run directory holds."""
+    metadata = {**run.metadata, "config": asdict(config)}
+    loggers = [make(metadata, run.folder) for make in resolve_loggers(config).values()]
+    for logger in loggers:
+        replay(logger, run.folder)
+    return loggers
+
+
+def _log_finished(run: Run, config: Config, choices: dict[str, str]) -> Run:
+    """Record a further experiment that requests a finished run, and log the run if a logger is
+    chosen that has not logged it, whose folder has the logger's name."""
+    requested, names = experiment_names(run.metadata, choices), resolve_loggers(config)
+    is_recorded = requested == run.metadata.get("experiments", [])
+    if not names or (is_recorded and all((run.folder / name).is_dir() for name in names)):
+        return run
+    with suppress(RunLocked), run_lock(run.folder):
+        run = run.update(experiments=requested)
+        for logger in _open_chosen_loggers(run, config):
+            logger.close({name: run.metadata[name] for name in ("status", "final", "best")})
+    return run
 
 
 @dataclass
@@ -209,14 +231,16 @@ class _RunSession:
 
     def _open_loggers(self, run: Run) -> None:
         """Open the loggers; only rank zero logs."""
-        trainer, wandb = self.trainer, self.store.config.wandb
+        trainer, config = self.trainer, self.store.config
         trainer.loggers = [
             JSONLLogger(run.folder / "metrics.jsonl", trainer.state.epoch),
             ConsoleLogger(trainer.epochs, trainer.task.steps_per_epoch),
             ImageLogger(run.folder),
         ]
-        if wandb.mode != "disabled":
-            trainer.loggers.append(WandbLogger(run.metadata, run.folder, wandb))
+        steps = run.folder / "steps.jsonl"
+        if config.log.every_steps or steps.exists():
+            trainer.loggers.append(StepLogger(steps, trainer.state.total))
+        trainer.loggers += _open_chosen_loggers(run, config)
 
     def _finish(self, run: Run) -> Run:
         scores = summarize(run.metrics, run.metadata["score"])

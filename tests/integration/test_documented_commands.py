@@ -67,6 +67,7 @@ ELSEWHERE |= {
     "python scripts/predict.py RUN photo.jpg --out predictions": TRAINED,
     "python scripts/evaluate.py RUN eval.final_mode=sliding eval.scales=[0.5,1,1.5]": TRAINED,
     "python scripts/evaluate.py RUN dataset.holdout=200 train.device=cpu": TRAINED,
+    "python run.py logger=[wandb,tensorboard] wandb.mode=offline": "tests/unit/loggers",
 }
 TOOLS = ("ruff", "codespell", "pyright", "pytest", "pre-commit", "LRD_DATA", "LRD_VOC_LISTS")
 SHORT = ["train.max_steps=2", "eval.pictures_every=0", "run.force=true"]
