@@ -11,7 +11,8 @@ import shlex
 import sys
 import time
 import traceback
-from contextlib import nullcontext, redirect_stdout
+from contextlib import nullcontext, redirect_stdout, suppress
+from pathlib import Path
 from typing import Any
 
 try:
@@ -81,11 +82,19 @@ class CheckCommand(Callback):
                 "the test set must not choose"
             )
 
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Remove the file in which Hydra keeps a sweep's configuration, and a folder without runs:
+        each run has its own record."""
+        folder = Path(config.hydra.sweep.dir)
+        (folder / "multirun.yaml").unlink(missing_ok=True)
+        with suppress(OSError):
+            folder.rmdir()
+
 
 def _check_launcher(config: DictConfig) -> None:
     """Reject Hydra's own launchers of processes, which do not collect failures."""
     launcher = config.hydra.runtime.choices["hydra/launcher"]
-    if launcher in CLUSTERS and ".lrd_launchers." not in config.hydra.launcher._target_:
+    if launcher in CLUSTERS and config.hydra.launcher._target_.endswith(".SequentialLauncher"):
         cluster = CLUSTERS[launcher]
         raise InvalidCommand(f"hydra/launcher={launcher} is not supported: use +cluster={cluster}")
 

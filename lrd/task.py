@@ -139,7 +139,7 @@ class Task(ABC):
 
     def manifest(self) -> str | None:
         """Return the :meth:`Dataset.manifest` of the data. A resume needs the same one, and runs
-        with different ones are never compared."""
+        with different ones are never compared. Raise ValueError if data are missing."""
         return None
 
     def describe(self) -> str:

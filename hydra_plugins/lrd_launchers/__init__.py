@@ -1,9 +1,13 @@
-"""The launchers of ``+cluster=local`` and ``+cluster=slurm``.
+"""The launchers of sweeps: one job after another, ``+cluster=local`` and ``+cluster=slurm``.
 
 Hydra accepts a plugin class only if it is defined in the namespace package ``hydra_plugins``.
 """
 
-from lrd.launchers import local, slurm
+from lrd.launchers import local, sequential, slurm
+
+
+class SequentialLauncher(sequential.SequentialLauncher):
+    """See :class:`lrd.launchers.sequential.SequentialLauncher`."""
 
 
 class LocalLauncher(local.LocalLauncher):

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from lrd.config.schema import Config
-from lrd.config.sources import OWN, PUBLISHED, recipe_of, source_of
+from lrd.config.sources import OUR_PACKAGES, TORCH_PACKAGES, recipe_of, source_of
 
-LABELS = ("dataset.name",)  # settings that only name something
+NAMES_ONLY = ("dataset.name",)  # settings that only name something
 SOURCE = "source."  # prefix of the keys that hold code of the user's
 
 
@@ -37,7 +37,7 @@ def identity(config: Config) -> dict[str, Any]:
     return {
         name: flat[name]
         for name in sorted(flat)
-        if name not in LABELS and (name not in DEFAULTS or flat[name] != DEFAULTS[name])
+        if name not in NAMES_ONLY and (name not in DEFAULTS or flat[name] != DEFAULTS[name])
     }
 
 
@@ -85,10 +85,10 @@ def _canonical_target(target: str) -> str:
 def _code_of(group: str, target: str) -> dict[str, Any]:
     """Return what an identity says of the code of a class."""
     package = target.split(".")[0]
-    if package in OWN:
+    if package in OUR_PACKAGES:
         recipe = recipe_of(target)
         return {f"recipe.{group}": recipe} if recipe > 1 else {}
-    return {} if package in PUBLISHED else {SOURCE + package: source_of(package)}
+    return {} if package in TORCH_PACKAGES else {SOURCE + package: source_of(package)}
 
 
 def _flatten_config(config: Config) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
-OWN = ("lrd", "tasks")  # this repository's packages, whose numbers their recipes stand for
-PUBLISHED = ("torch", "torchvision")
-ROOT = Path(__file__).resolve().parents[2]
+OUR_PACKAGES = ("lrd", "tasks")  # this repository's packages, whose numbers their recipes stand for
+TORCH_PACKAGES = ("torch", "torchvision")
+CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def source_of(package: str) -> str | None:
@@ -48,7 +48,7 @@ def recipe_of(target: str) -> int:
     """Return the ``recipe`` of one of this repository's classes: the class variable of the class or
     of a base in the same module, or 1."""
     module, _, name = target.rpartition(".")
-    path = ROOT.joinpath(*module.split(".")).with_suffix(".py")
+    path = CHECKOUT.joinpath(*module.split(".")).with_suffix(".py")
     if not path.is_file():
         return 1
     return _recipes(path, *_stamp(path)).get(name, 1)
@@ -73,7 +73,7 @@ def _distributions() -> dict[str, list[str]]:
 
 def _is_local(package: str) -> bool:
     """Return whether a top-level package is code of the user's."""
-    if package in sys.stdlib_module_names or package in (*OWN, *PUBLISHED):
+    if package in sys.stdlib_module_names or package in (*OUR_PACKAGES, *TORCH_PACKAGES):
         return False
     return _installed_version(package) is None
 

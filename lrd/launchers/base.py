@@ -1,8 +1,9 @@
-"""Base class of the launchers that run the jobs of a sweep in other processes. Imports no torch."""
+"""What all launchers do: check every job of a sweep before the first one starts, and collect
+results. Imports no torch, but for the check of components."""
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -89,7 +90,8 @@ class SweepLauncher(Launcher):
     :meth:`setup` receives is a :class:`JobFunction`; the launcher appends to its ``failures``.
     """
 
-    reject_all_on_error = False  # whether one invalid job keeps all jobs from starting
+    # whether classes and data are looked for here, where the jobs will run
+    checks_components = True
 
     def __init__(self, **settings: Any) -> None:
         self.settings = settings
@@ -111,12 +113,13 @@ class SweepLauncher(Launcher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        jobs = self._check_jobs(job_overrides)
-        if self.reject_all_on_error and None in jobs:
-            return [_to_job_return(None) for _ in jobs]
+        jobs, invalid = check_jobs(self.context, job_overrides, self.checks_components)
+        if invalid:
+            self.failures += invalid
+            return [job_return(None) for _ in job_overrides]
         scores: dict[Path, float | None] = {}
         missing: dict[Path, SweepJob] = {}  # jobs of the same run are one
-        for job in filter(None, jobs):
+        for job in jobs:
             if job.store.is_finished:
                 scores[job.run.folder] = job.run.final
             else:
@@ -128,31 +131,73 @@ class SweepLauncher(Launcher):
                 self.failures += [f if f.job else f._replace(job=text) for f in result.failures]
         except ValueError as error:
             self.failures.append(Failure("", str(error), 2))
-        return [_to_job_return(scores.get(job.run.folder) if job else None) for job in jobs]
-
-    def _check_jobs(self, job_overrides: Sequence[Sequence[str]]) -> list[SweepJob | None]:
-        """Compose every job; an invalid one is None. An error that all jobs share is added once."""
-        jobs: list[SweepJob | None] = []
-        invalid: list[Failure] = []
-        loader = self.context["hydra_context"].config_loader
-        for overrides in job_overrides:
-            cfg = loader.load_sweep_config(self.context["config"], list(overrides))
-            text = " ".join(cfg.hydra.overrides.task)
-            choices = group_choices(cfg.hydra.runtime.choices)
-            with open_dict(cfg):
-                del cfg["hydra"]
-            try:
-                config = to_config(cfg)
-                jobs.append(SweepJob(tuple(overrides), text, config, choices, RunStore(config)))
-            except ValueError as error:
-                jobs.append(None)
-                invalid.append(Failure(text, str(error), 2))
-        shared = len(invalid) == len(jobs) and len({f.reason for f in invalid}) == 1
-        self.failures += [invalid[0]._replace(job="")] if shared else invalid
-        return jobs
+        return [job_return(scores.get(job.run.folder)) for job in jobs]
 
 
-def _to_job_return(score: float | None) -> JobReturn:
+def check_jobs(
+    context: Mapping[str, Any], job_overrides: Sequence[Sequence[str]], components: bool
+) -> tuple[list[SweepJob], list[Failure]]:
+    """Compose every job of a sweep; return the valid ones and what is wrong with the others.
+
+    A mistake that several jobs share is one failure. ``components``: look for classes and data too.
+    """
+    jobs: list[SweepJob] = []
+    mistakes: dict[str, list[str]] = {}
+    loader = context["hydra_context"].config_loader
+    for overrides in job_overrides:
+        cfg = loader.load_sweep_config(context["config"], list(overrides))
+        text = " ".join(cfg.hydra.overrides.task)
+        choices = group_choices(cfg.hydra.runtime.choices)
+        with open_dict(cfg):
+            del cfg["hydra"]
+        try:
+            config = to_config(cfg)
+            store = RunStore(config)
+            if components and not store.is_finished:
+                _check_components(config)
+            jobs.append(SweepJob(tuple(overrides), text, config, choices, store))
+        except ValueError as error:
+            mistakes.setdefault(str(error), []).append(text)
+    count = len(job_overrides)
+    return jobs, [
+        Failure(_name_jobs(texts, count), reason, 2) for reason, texts in mistakes.items()
+    ]
+
+
+def _name_jobs(texts: Sequence[str], count: int) -> str:
+    """Return which jobs of a sweep a mistake concerns; nothing if all."""
+    if len(texts) == count > 1:
+        return ""
+    return texts[0] + (f" and {len(texts) - 1} more" if len(texts) > 1 else "")
+
+
+def _check_components(config: Config) -> None:
+    """Raise ValueError if a class, a setting of a class, or data are missing."""
+    parts = [asdict(config)[name] for name in ("task", "dataset", "model", "optim", "schedule")]
+    parts += [
+        config.regularizer,
+        config.data,
+        config.train.batch_size,
+        config.eval,
+        config.run.allow,
+    ]
+    key = repr(parts)
+    if key not in _checked:
+        from lrd.training.builder import check  # imports torch, only after all settings are valid
+
+        try:
+            check(config)
+            _checked[key] = None
+        except ValueError as error:
+            _checked[key] = str(error)
+    if (reason := _checked[key]) is not None:
+        raise ValueError(reason)
+
+
+_checked: dict[str, str | None] = {}
+
+
+def job_return(score: float | None) -> JobReturn:
     """Return a score in the form that Hydra's sweepers expect."""
     return JobReturn(status=JobStatus.COMPLETED, _return_value=score)
 

@@ -85,6 +85,7 @@ def build(
     if config.train.compile:
         # torch's CUDA builds warn of a missing GPU at the first compilation.
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+        torch.compiler.reset()  # its limit of recompilations counts all runs of a process
         compile_forward(model)
     return Components(
         task=task,
@@ -97,6 +98,22 @@ def build(
         precision=resolve_precision(config.train.precision, device),
         matmul=matmul,
     )
+
+
+def check(config: Config) -> None:
+    """Look for every class and for the data, without building a network.
+
+    Raises:
+        ValueError: A class, a setting of a class, or data are missing.
+    """
+    for group in ("optim", "schedule"):
+        resolve_target(
+            group, getattr(config, group), config.run.allow, task_decay=config.train.weight_decay
+        )
+    _build_regularizers(config)
+    task = build_task(config, torch.device("cpu"))
+    _check_eval(config.eval, task)
+    task.manifest()
 
 
 def build_task(config: Config, device: torch.device) -> Task:

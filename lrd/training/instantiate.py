@@ -28,6 +28,7 @@ GROUPS: dict[str, tuple[type, tuple[str, ...]]] = {
     "logger": (Logger, ("metadata", "folder")),
 }
 log = logging.getLogger(__name__)
+logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # it repeats what is raised
 PACKAGES = ("torch", "torchvision", "lrd", "tasks")
 
 

@@ -63,12 +63,26 @@ def test_a_sweep_runs_every_job_and_skips_finished_runs(cli):
     assert done.out.count("finished already") == 4 and len(list(find_runs("runs"))) == 8
 
 
-def test_a_failing_job_stops_no_other_and_all_failures_are_listed(cli):
+def test_mistakes_in_a_sweep_are_listed_before_anything_trains_and_leave_nothing(cli):
     done = cli("-m", *QUICK, "lrd.p=0,0.5,2,1")
-    assert done.status == 2 and len(list(find_runs("runs"))) == 2
-    errors = [line for line in done.err.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 2 and "Traceback" not in done.err
-    assert "lrd.p=0: lrd.p must be in (0, 1]" in errors[0] and "got 2.0" in errors[1]
+    assert (done.status, done.out) == (2, "") and not Path("runs").exists()
+    first, second = done.err.splitlines()
+    assert "lrd.p=0: lrd.p must be in (0, 1]" in first and "got 2.0" in second
+
+
+def test_missing_data_of_a_sweep_are_one_line(cli):
+    done = cli("-m", "+experiment=table1_mnist", "data.root=nowhere")
+    assert (done.status, done.out) == (2, "") and not Path("runs").exists()
+    (line,) = done.err.splitlines()
+    assert line.startswith("error: mnist: nowhere/MNIST/raw/train-images-idx3-ubyte is missing")
+
+
+def test_a_failing_job_stops_no_other(cli):
+    done = cli("-m", *QUICK, "optim=sgdm", "optim.lr=1e30,0.1")
+    assert done.status == 1 and "Traceback" not in done.err
+    (line,) = [line for line in done.err.splitlines() if line.startswith("error: ")]
+    assert "optim.lr=1e+30" in line and "lower optim.lr" in line
+    assert sorted(run.status for run in find_runs("runs")) == ["failed", "finished"]
 
 
 SWEEPS = {

@@ -152,7 +152,7 @@ def test_a_raised_recipe_voids_the_runs_of_its_class_alone(
     text = (CONFIGS.parent / "tasks" / "segmentation.py").read_text()
     assert "recipe: ClassVar[int] = 1" in text
     path.write_text(text.replace("recipe: ClassVar[int] = 1", "recipe: ClassVar[int] = 2"))
-    monkeypatch.setattr("lrd.config.sources.ROOT", tmp_path)
+    monkeypatch.setattr("lrd.config.sources.CHECKOUT", tmp_path)
     assert mark("task=voc_seg") != seg and (mark(), mark("task=voc_det")) == (digits, det)
 
 
@@ -162,6 +162,6 @@ def test_a_recipe_is_inherited_within_a_module(tmp_path: Path, monkeypatch: pyte
         "class A:\n    recipe: int = 3\nclass B(A): ...\nclass C(A):\n    recipe = 4\n"
         "class D: ...\nclass E(B, D): ...\nclass F(Base[A]): ...\n"
     )
-    monkeypatch.setattr("lrd.config.sources.ROOT", tmp_path)
+    monkeypatch.setattr("lrd.config.sources.CHECKOUT", tmp_path)
     found = [recipe_of(f"tasks.nets.{name}") for name in "ABCDEF"]
     assert found == [3, 3, 4, 1, 3, 1] and recipe_of("tasks.nowhere.X") == 1

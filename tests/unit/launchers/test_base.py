@@ -70,16 +70,27 @@ def test_only_missing_runs_start_and_every_job_has_its_score(launcher: FakeLaunc
     assert launch(launcher, "seed=1 run.force=true") == [1.0]
 
 
-def test_an_invalid_job_is_reported_with_its_overrides_and_the_others_run(launcher: FakeLauncher):
-    assert launch(launcher, "lrd.p=2 seed=0", "seed=1") == [None, 1.0]
+def test_an_invalid_job_keeps_all_from_starting_and_is_named(launcher: FakeLauncher):
+    assert launch(launcher, "seed=0", "lrd.p=2 seed=1") == [None, None] and not launcher.started
     ((job, line, status),) = launcher.failures
-    assert job == "lrd.p=2 seed=0" and "lrd.p must be in (0, 1]" in line and status == 2
+    assert job == "lrd.p=2 seed=1" and "lrd.p must be in (0, 1]" in line and status == 2
 
 
-def test_an_invalid_job_keeps_all_from_starting_if_the_launcher_says_so(launcher: FakeLauncher):
-    launcher.reject_all_on_error = True
-    assert launch(launcher, "seed=0", "lrd.p=2") == [None, None]
-    assert launcher.started == () and len(launcher.failures) == 1
+def test_classes_and_data_of_every_job_are_looked_for_and_a_mistake_is_said_once(
+    launcher: FakeLauncher,
+):
+    missing = "task=mnist data.root=nowhere"
+    wrong = "optim._target_=torch.optim.Nope"
+    launch(launcher, "seed=0", f"{missing} seed=0", f"{missing} seed=1", f"{wrong} seed=0")
+    assert not launcher.started
+    (first, data, two), (second, kind, two) = launcher.failures
+    assert first == f"{missing} seed=0 and 1 more" and "train-images-idx3-ubyte is missing" in data
+    assert second == f"{wrong} seed=0" and "must be importable" in kind and two == 2
+    assert not list(Path().iterdir())  # and nothing is written
+    launcher.failures.clear()
+    launcher.checks_components = False  # SLURM: the nodes may have what is missing here
+    launch(launcher, f"{missing} seed=0")
+    assert len(launcher.started) == 1 and not launcher.failures
 
 
 def test_an_error_of_all_jobs_is_one_line(launcher: FakeLauncher):
