@@ -110,9 +110,10 @@ def check(config: Config) -> None:
         resolve_target(
             group, getattr(config, group), config.run.allow, task_decay=config.train.weight_decay
         )
-    _build_regularizers(config)
+    build_regularizers(config)
+    resolve_loggers(config)
     task = build_task(config, torch.device("cpu"))
-    _check_eval(config.eval, task)
+    check_eval(config.eval, task)
     task.manifest()
 
 

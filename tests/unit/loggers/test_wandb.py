@@ -173,7 +173,7 @@ def test_wandb_summarises_the_score_by_its_best_and_last_and_losses_by_their_lea
 
 def test_tags_name_every_experiment_that_asked(runs: Path):
     folder = place(runs)
-    asked = record() | {"experiments": ["table2", "figure10"]}
+    asked: dict[str, Any] = record() | {"experiments": ["table2", "figure10"]}
     asked["config"]["wandb"] = asdict(Settings("offline", "p", tags=["mine"]))
     WandbLogger(asked, folder).close({"status": "finished"})
     run = read(folder)
