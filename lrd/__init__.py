@@ -3,22 +3,25 @@
     from lrd import LRDropout
 
 needs torch alone. Importing ``lrd`` imports nothing else; each name is imported when it is used.
+``lrd.load_model(run)`` returns the trained network of a run, from a checkout.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lrd.optim import LRDropout as LRDropout
 
+    load_model: Any
+
 __version__ = "0.1.0"
-__all__ = ["LRDropout", "__version__"]
+__all__ = ["LRDropout", "__version__", "load_model"]
+_MODULES = {"LRDropout": "lrd.optim", "load_model": "lrd.training.trained"}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "LRDropout":
-        from lrd.optim import LRDropout
-
-        return LRDropout
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module 'lrd' has no attribute {name!r}")
 
 

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -86,6 +86,19 @@ class Setup:
     eval_mode: str | None = None
     eval_final_mode: str | None = None
     eval_scales: tuple[float, ...] = (1.0,)
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a trained network says of one image.
+
+    ``text``: a line for the terminal; ``values``: the same as plain values, for JSON; ``images``:
+    drawings by name, uint8 (3, h, w) on the CPU.
+    """
+
+    text: str
+    values: dict[str, Any]
+    images: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Dataset:
@@ -189,6 +202,15 @@ class Task(ABC):
         """Return images of predictions for a few fixed evaluation samples, by name: uint8 (3, h, w)
         on the CPU; the model is in eval mode, gradients are disabled."""
         return {}
+
+    def predict(self, model: nn.Module, image: Tensor) -> Prediction:
+        """Return what ``model`` says of an image of any size, uint8 (3, h, w) in RGB; the model is
+        in eval mode, gradients are disabled. Reads no data.
+
+        Raises:
+            ValueError: The task predicts nothing of an image.
+        """
+        raise ValueError(f"{type(self).__name__} has no method predict(model, image)")
 
 
 ModelFactory = Callable[..., nn.Module]

@@ -1,16 +1,19 @@
 """List, show, compare and delete runs.
 
     python scripts/runs.py                                   all of them
-    python scripts/runs.py optim=adam lrd.p=0.5 state=failed those with these settings
+    python scripts/runs.py optim=adam lrd.p=0.5 state=failed those with these values
+    python scripts/runs.py 'final>97' --sort=-final          numbers compare; the best score first
+    python scripts/runs.py --format csv --out runs.csv       one row a run; also json, parquet
     python scripts/runs.py --show RUN                        configuration, provenance, last epoch
     python scripts/runs.py --diff RUN RUN                    the settings in which two differ
     python scripts/runs.py --prune [FILTER ...] [--yes]      delete partial and failed ones
 
 RUN is a run directory, or the start of its fingerprint, with /seed<k> where there are several.
-States: finished, running (a process holds it, or a job of a cluster), queued (a job waits for its
-turn), partial (stopped; the same command resumes it), failed, unreadable (its record is damaged;
-the same command repairs it). A job is shown with SLURM's own word for its state, if SLURM reports
-it. Rows that would look alike name the settings in which they differ.
+Every column and every setting is a filter. States: finished, running (a process holds it, or a job
+of a cluster), queued (a job waits for its turn), partial (stopped; the same command resumes it),
+failed, unreadable (its record is damaged; the same command repairs it). A job is shown with SLURM's
+own word for its state, if SLURM reports it. Rows that would look alike name the settings in which
+they differ.
 """
 
 import sys
@@ -54,12 +57,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     what.add_argument("--show", metavar="RUN")
     what.add_argument("--diff", nargs=2, metavar="RUN")
     what.add_argument("--prune", action="store_true")
+    what.add_argument("--format", default="text", choices=("text", "csv", "json", "parquet"))
+    parser.add_argument("--out", metavar="FILE", help="file of --format")
+    parser.add_argument("--sort", metavar="COLUMN", help="-COLUMN: from the largest on")
     parser.add_argument("--yes", action="store_true", help="prune without asking")
     args = parser.parse_intermixed_args(arguments)
 
     def body() -> None:
-        from lrd.analysis.frames import find_run, load_runs, run_settings, select_runs
-        from lrd.analysis.render import describe_run, format_runs
+        from lrd.analysis.frames import find_run, list_frame, run_settings
+        from lrd.analysis.render import describe_run, export_runs, format_runs
         from lrd.config.fingerprint import diff_identities
         from lrd.launchers.slurm_queue import list_runs
 
@@ -67,20 +73,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if args.show:
             return print(describe_run(find_run(runs, args.show)))
         if args.diff:
-            one, two = (run_settings(find_run(runs, name)) for name in args.diff)
-            return print("\n".join(diff_identities(one, two)) or "no difference")
-        frame = load_runs(runs).assign(job=[f"{run.job} {run.slurm_state}".strip() for run in runs])
-        frame = select_runs(frame, args.overrides)
-        chosen = [runs[row] for row in frame.index]
+            pair = (run_settings(find_run(runs, name)) for name in args.diff)
+            return print("\n".join(diff_identities(*pair)) or "no difference")
+        frame = list_frame(runs, args.overrides, args.sort)
         if not args.prune:
-            return print(format_runs(chosen, frame))
-        doomed = [run for run in chosen if is_prunable(run, Path(args.runs))]
-        if not doomed:
+            return print(export_runs(runs, frame, args.format, args.out))
+        doomed = frame.loc[[is_prunable(runs[row], Path(args.runs)) for row in frame.index]]
+        if not len(doomed):
             return print("nothing to prune")
-        print(format_runs(doomed, frame.loc[[run in doomed for run in chosen]]))
+        print(format_runs(runs, doomed))
         if not args.yes and input("delete these? [y/N] ").strip().lower() not in ("y", "yes"):
             return print("nothing deleted")
-        print(f"deleted {prune(doomed)}")
+        print(f"deleted {prune([runs[row] for row in doomed.index])}")
 
     return run_command(body)
 

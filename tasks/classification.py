@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MeanMetric, Metric
+from torchvision.transforms.v2 import functional as v2
 
 from lrd.rng import randint
-from lrd.task import Batch, ModelFactory, Score, Setup, Step, Task, epoch_order, shard
+from lrd.task import Batch, ModelFactory, Prediction, Score, Setup, Step, Task, epoch_order, shard
 from tasks.data.augment import channel_constants
 from tasks.images import Images, Split
 
@@ -87,6 +88,20 @@ class Classification(Task):
         losses = F.cross_entropy(logits, batch.targets, reduction="none")
         metrics[f"{self.split}_loss"].update(losses)
         metrics[f"{self.split}_accuracy"].update(100.0 * (logits.argmax(1) == batch.targets))
+
+    def predict(self, model: nn.Module, image: Tensor) -> Prediction:
+        """Return the five most probable labels of an image, resized to the data set's shape."""
+        channels, *size = self.data.shape
+        if channels == 1:
+            image = v2.rgb_to_grayscale(image)
+        resized = v2.resize_image(image, size, antialias=True)
+        pixels = (resized.float() * (self.data.white / 255)).to(self.setup.device)
+        chances = model(self._normalize(pixels[None])).float().softmax(1)[0].cpu()
+        found = chances.topk(min(5, len(chances)))
+        names = self.data.names or range(len(chances))
+        top = {str(names[int(i)]): float(p) for p, i in zip(*found, strict=True)}
+        text = ", ".join(f"{name} {100 * p:.1f} %" for name, p in top.items())
+        return Prediction(text, {"top": top})
 
     def _normalize(self, images: Tensor) -> Tensor:
         """Scale uint8 images (n, c, h, w) to [0, 1], then normalize each channel; float32."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 from torchvision import tv_tensors
 
-from lrd.task import Batch, ModelFactory, Score, Setup, Step
+from lrd.task import Batch, ModelFactory, Prediction, Score, Setup, Step
 from tasks.data import augment, visualize
 from tasks.data.voc import Entry
 from tasks.image_task import ImageTask
@@ -108,23 +108,42 @@ class Detection(ImageTask[VOCBoxes]):
     def visualize(self, model: nn.Module) -> dict[str, Tensor]:
         """Draw images with their objects, next to detections with a score of at least 0.5."""
         drawn = {}
-        for number, entry in enumerate(self.preview_samples()):
+        for entry in self.preview_samples():
             image, objects = self.data.read(entry)
-            sample = (*self._transformed(image, objects, False), number)
-            batch = self.to_device(self.collate([sample]), train=False)
-            (detected,) = model(batch.inputs)["detections"]
-            rescaled = self._rescale(detected, batch.targets[0]["original_size"])
-            shown = rescaled["scores"] >= MIN_PREVIEW_SCORE
-            found = {name: value[shown].cpu() for name, value in rescaled.items()}
-            names, scores = self._names(found["labels"]), found["scores"].tolist()
-            captions = [f"{n} {s:.2f}" for n, s in zip(names, scores, strict=True)]
             truth = self._names(objects.labels)
             parts = [
                 visualize.draw_boxes(image, objects.boxes, objects.labels, truth),
-                visualize.draw_boxes(image, found["boxes"], found["labels"], captions),
+                self._draw(image, self._detect(model, image)),
             ]
             drawn[entry.name] = visualize.side_by_side(parts)
         return drawn
+
+    def predict(self, model: nn.Module, image: Tensor) -> Prediction:
+        """Return all detections, those of the highest score first, and draw those with a score of
+        at least 0.5. Boxes are in pixels of the image: x1, y1, x2, y2."""
+        found = self._detect(model, image)
+        names, scores = self._names(found["labels"]), found["scores"].tolist()
+        items = zip(names, scores, found["boxes"].tolist(), strict=True)
+        objects = [{"label": n, "score": s, "box": box} for n, s, box in items]
+        objects.sort(key=lambda item: -item["score"])
+        shown = [o for o in objects if o["score"] >= MIN_PREVIEW_SCORE]
+        text = ", ".join(f"{o['label']} {o['score']:.2f}" for o in shown)
+        none = f"nothing with a score of {MIN_PREVIEW_SCORE} or more"
+        return Prediction(text or none, {"objects": objects}, {"boxes": self._draw(image, found)})
+
+    def _detect(self, model: nn.Module, image: Tensor) -> dict[str, Tensor]:
+        """Return the detections of an image, uint8 (3, h, w), in its pixels, on the CPU."""
+        resized = self.to(self._resize(tv_tensors.Image(image)).as_subclass(Tensor))
+        (detected,) = model(augment.normalize(resized[None], self.mean, self.std))["detections"]
+        found = self._rescale(detected, self.to(torch.tensor(image.shape[-2:])))
+        return {name: value.cpu() for name, value in found.items()}
+
+    def _draw(self, image: Tensor, detected: dict[str, Tensor]) -> Tensor:
+        shown = detected["scores"] >= MIN_PREVIEW_SCORE
+        found = {name: value[shown] for name, value in detected.items()}
+        names, scores = self._names(found["labels"]), found["scores"].tolist()
+        captions = [f"{n} {s:.2f}" for n, s in zip(names, scores, strict=True)]
+        return visualize.draw_boxes(image, found["boxes"], found["labels"], captions)
 
     def _names(self, labels: Tensor) -> list[str]:
         return [self.data.classes[int(label) - 1] for label in labels]

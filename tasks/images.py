@@ -3,6 +3,7 @@
 import hashlib
 import pickle
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -44,7 +45,8 @@ class Images(Dataset):
     recipe: ClassVar[int] = 1
 
     shape: ClassVar[tuple[int, int, int]]
-    classes: ClassVar[int] = 10
+    classes: int = 10
+    names: Sequence[str] = ()  # of the classes, for predictions; by default their numbers
     white: ClassVar[float] = 255.0  # the pixel value that is scaled to 1
     mean: ClassVar[tuple[float, ...]] = (0.0,)
     std: ClassVar[tuple[float, ...]] = (1.0,)
@@ -246,6 +248,7 @@ class CIFAR10(Published):
     mean = (0.4914, 0.4822, 0.4465)
     std = (0.2470, 0.2435, 0.2616)
     crop = 4
+    names = "airplane automobile bird cat deer dog frog horse ship truck".split()
     source: ClassVar[type[datasets.CIFAR10]] = datasets.CIFAR10
 
     labels: ClassVar[str] = "labels"
@@ -272,6 +275,17 @@ class CIFAR100(CIFAR10):
     """CIFAR-100: like CIFAR-10, with 100 classes."""
 
     classes = 100
+    names = (
+        "apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus "
+        "butterfly camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach "
+        "couch crab crocodile cup dinosaur dolphin elephant flatfish forest fox girl hamster "
+        "house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree "
+        "motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear "
+        "pickup_truck pine_tree plain plate poppy porcupine possum rabbit raccoon ray road "
+        "rocket rose sea seal shark shrew skunk skyscraper snail snake spider squirrel "
+        "streetcar sunflower sweet_pepper table tank telephone television tiger tractor train "
+        "trout tulip turtle wardrobe whale willow_tree wolf woman worm"
+    ).split()
     mean = (0.5071, 0.4865, 0.4409)
     std = (0.2673, 0.2564, 0.2762)
     source = datasets.CIFAR100

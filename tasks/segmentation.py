@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MeanMetric, Metric
 from torchvision import tv_tensors
+from torchvision.transforms.v2 import functional as v2
 
-from lrd.task import Batch, ModelFactory, Score, Setup, Step
+from lrd.task import Batch, ModelFactory, Prediction, Score, Setup, Step
 from tasks.data import augment, visualize
 from tasks.data.voc import VOID, Entry
 from tasks.image_task import ImageTask
@@ -144,6 +145,19 @@ class Segmentation(ImageTask[VOCMasks]):
         """Return probabilities (c, h, w) for a uint8 image (3, h, w)."""
         pixels = augment.normalize(image)
         return predict_probabilities(model, pixels, mode, self.data.crop, scales)
+
+    def predict(self, model: nn.Module, image: Tensor) -> Prediction:
+        """Return the label of each pixel (``mask``), drawn over the image too (``overlay``), and
+        each label's share of the pixels. The image keeps its size."""
+        shrunk = self.data.shrink(image)
+        chances = self._predict(model, self.to(shrunk), self.final_mode, self.setup.eval_scales)
+        labels = chances.argmax(0).to("cpu", torch.uint8)
+        mask = v2.resize_mask(labels[None], list(image.shape[-2:]))[0]
+        counts = mask.flatten().bincount(minlength=len(self.classes)) / mask.numel()
+        shares = {n: float(c) for n, c in zip(self.classes, counts, strict=True) if c}
+        text = ", ".join(f"{name} {100 * share:.1f} %" for name, share in shares.items())
+        overlay = visualize.overlay(image, mask)
+        return Prediction(text, {"shares": shares}, {"mask": mask, "overlay": overlay})
 
     def visualize(self, model: nn.Module) -> dict[str, Tensor]:
         """Draw image, truth and prediction side by side in VOC's colors."""

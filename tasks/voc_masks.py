@@ -99,10 +99,15 @@ class VOCMasks(VOC):
                 f"{entry.target} must hold labels of 0 to {len(self.classes)}, or {VOID}, got "
                 f"{int(mask[unknown][0])}"
             )
+        image = self.shrink(image)
+        return image, v2.resize_mask(mask[None], list(image.shape[-2:]))[0]
+
+    def shrink(self, image: Tensor) -> Tensor:
+        """Return an image (3, h, w) at ``resolution`` of its size."""
         if self.resolution == 1:
-            return image, mask
-        size = [max(1, round(side * self.resolution)) for side in mask.shape]
-        return v2.resize_image(image, size, antialias=True), v2.resize_mask(mask[None], size)[0]
+            return image
+        size = [max(1, round(side * self.resolution)) for side in image.shape[-2:]]
+        return v2.resize_image(image, size, antialias=True)
 
     def _voc(self, image_set: str) -> list[Entry]:
         folder = self.root / "VOCdevkit" / "VOC2012"

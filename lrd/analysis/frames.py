@@ -6,7 +6,11 @@ finished.groupby(["dataset", "optim", "arm"]).final.agg(["mean", "std", "count"]
 curves = load_curves("runs", ["train_loss", "test_accuracy"])
 """
 
+import difflib
+import json
 import math
+import operator
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -18,11 +22,14 @@ import yaml
 
 from lrd.config.fingerprint import DEFAULTS, flatten
 from lrd.runs.labels import names_of
-from lrd.runs.store import Run, RunIndex
+from lrd.runs.store import Run, RunIndex, open_run
 
 # Fields of run.json that are columns as they are.
 COPIED = ("device", "implementation", "batch_norm", "data_manifest", "commit")
 COPIED = (*COPIED, "started", "ended", "error")
+# Groups in the order in which their settings name a difference.
+IMPORTANT = ("optim", "lrd", "regularizer", "schedule", "model", "dataset", "train", "task")
+COMPARED = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 Source = str | Path | RunIndex | Iterable[Run]
 
 
@@ -193,26 +200,85 @@ def find_run(runs: Sequence[Run], name: str) -> Run:
     return found[0]
 
 
+def locate_run(root: str | Path, name: str) -> Run:
+    """Return the run in the directory ``name``, or the one under ``root`` that it names."""
+    if (Path(name) / "run.json").is_file():
+        return open_run(name)
+    return find_run(RunIndex(root).runs, name)
+
+
+def list_frame(
+    runs: Sequence[Run], filters: Sequence[str] = (), sort: str | None = None
+) -> pd.DataFrame:
+    """Return the rows of ``load_runs`` that pass the filters, in order, with what only a list of
+    runs shows: ``job`` and ``differs in``. The index has the places in ``runs``."""
+    frame = load_runs(runs)
+    jobs = [f"{getattr(run, 'job', '')} {getattr(run, 'slurm_state', '')}".strip() for run in runs]
+    alike = frame[["dataset", "optimizer", "p", "seed", "epochs", "arm"]].astype(str)
+    differ = distinguishing_settings(runs, list(alike.itertuples(index=False, name=None)))
+    frame = select_runs(frame.assign(**{"job": jobs, "differs in": differ}), filters)
+    return frame if sort is None else sort_runs(frame, sort)
+
+
 def select_runs(runs: pd.DataFrame, filters: Sequence[str]) -> pd.DataFrame:
-    """Return the rows in which every ``setting=value`` holds. Raises ValueError, in one line, for
-    an unknown setting."""
+    """Return the rows in which every filter holds: ``column=value``, and of numbers also <, <=, >
+    and >=. Raises ValueError, in one line, for an unknown column."""
     for text in filters:
-        name, equals, value = text.partition("=")
-        if not equals:
+        parts = re.fullmatch(r"([^=<>]+)(<=|>=|=|<|>)(.*)", text, re.DOTALL)
+        if parts is None:
             raise ValueError(f"a filter must be SETTING=VALUE, got {text}")
+        name, sign, value = parts.groups()
         if len(runs) and name not in runs:
-            raise ValueError(f"no run has a setting {name}; --show RUN lists those of a run")
+            near = difflib.get_close_matches(name, map(str, runs.columns), 1)
+            hint = f". Did you mean {near[0]}?" if near else "; --show RUN lists those of a run"
+            raise ValueError(f"no run has a setting {name}{hint}")
         if len(runs):
             wanted = yaml.safe_load(value)
-            runs = runs.loc[[_is_equal(known, wanted) for known in runs[name]]]
+            if sign != "=" and _to_float(wanted) is None:
+                raise ValueError(f"{name}{sign} must be given a number, got {value}")
+            # A list shows scores with two decimals.
+            column = (
+                runs[name].round(2) if name in ("final", "best") and sign == "=" else runs[name]
+            )
+            runs = runs.loc[[_holds(known, sign, wanted) for known in column]]
     return runs
 
 
-def _is_equal(known: Any, wanted: Any) -> bool:
+def sort_runs(runs: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Return the rows in the order of a column, ``-column``: from the largest on. Rows without a
+    value come last. Raises ValueError, in one line, for an unknown column."""
+    name = column.removeprefix("-")
+    if len(runs) and name not in runs:
+        raise ValueError(f"--sort must name a column or a setting, got {name}")
+
+    def keys(values: pd.Series) -> pd.Series:
+        numbers = values.map(_to_float)
+        is_number = bool((numbers.notna() | values.isna()).all())
+        return numbers.astype(float) if is_number else values.map(_text_or_none)
+
+    if not len(runs):
+        return runs
+    return runs.sort_values(name, ascending=name == column, key=keys, kind="stable")
+
+
+def _text_or_none(value: Any) -> str | None:
+    is_missing = value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
+    return None if is_missing else str(value)
+
+
+def _to_float(value: Any) -> float | None:
     try:
-        return float(known) == float(wanted)  # 1e-3 is a string to YAML
+        return None if value is pd.NA else float(value)  # 1e-3 is a string to YAML
     except (TypeError, ValueError):
-        pass
+        return None
+
+
+def _holds(known: Any, sign: str, wanted: Any) -> bool:
+    one, two = _to_float(known), _to_float(wanted)
+    if sign != "=":
+        return one is not None and two is not None and COMPARED[sign](one, two)
+    if one is not None and two is not None:
+        return one == two
     if isinstance(known, str) and isinstance(wanted, str):
         return known.lower() == wanted.lower()  # optim=adam, data=mnist
     return known is not pd.NA and known == wanted
@@ -221,7 +287,8 @@ def _is_equal(known: Any, wanted: Any) -> bool:
 def distinguishing_settings(runs: Sequence[Run], alike: Sequence[Any], few: int = 3) -> list[str]:
     """Return for each run the settings in which it differs from those with the same ``alike``.
 
-    ``few`` settings, or more if rows would still be equal; "..." stands for others.
+    First the settings that distinguish rows, the optimizer's before the others; ``few`` settings,
+    or more if rows would still be equal. "..." stands for others.
     """
     known = [run.metadata.get("identity", {}) for run in runs]
     texts = [""] * len(runs)
@@ -230,17 +297,50 @@ def distinguishing_settings(runs: Sequence[Run], alike: Sequence[Any], few: int 
         if known[number]:
             groups.setdefault(key, []).append(number)
     for numbers in groups.values():
-        names = sorted({name for number in numbers for name in known[number]})
+        names = sorted({name for number in numbers for name in known[number]}, key=_importance)
         values = {n: [str(known[k].get(n, DEFAULTS.get(n))) for k in numbers] for n in names}
         names = [name for name in names if len(set(values[name])) > 1]
-        rows = list(zip(*(values[name] for name in names), strict=True))
-        cut = few
-        while len({row[:cut] for row in rows}) < len(set(rows)):
-            cut += 1
+        shown = _that_distinguish(values, names)
+        rest = [name for name in names if name not in shown]
+        shown += rest[: max(0, few - len(shown))]
         for place, number in enumerate(numbers):
-            own = [f"{n}={values[n][place]}" for n in names[:cut] if values[n][place] != "None"]
-            texts[number] = " ".join([*own, *(["..."] * (len(names) > cut))])
+            own = [f"{n}={values[n][place]}" for n in shown if values[n][place] != "None"]
+            texts[number] = " ".join([*own, *(["..."] * (len(names) > len(shown)))])
     return texts
+
+
+def _importance(name: str) -> tuple[int, bool, str]:
+    group = name.partition(".")[0]
+    place = IMPORTANT.index(group) if group in IMPORTANT else len(IMPORTANT)
+    return place, name != "optim.lr", name
+
+
+def _that_distinguish(values: Mapping[str, list[str]], names: Sequence[str]) -> list[str]:
+    """Return the first of ``names`` whose values distinguish as many rows as all of them."""
+    chosen: list[str] = []
+    count = 1
+    for name in names:
+        found = len(set(zip(*(values[n] for n in [*chosen, name]), strict=True)))
+        if found > count:
+            chosen, count = [*chosen, name], found
+    return chosen
+
+
+def plain_frame(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return runs for a file: one type a column; lists, and what is of several types, as JSON."""
+    columns = {}
+    for name, column in runs.items():
+        if column.dtype == object:
+            values = [None if _text_or_none(v) is None else v for v in column]
+            types = {type(value) for value in values if value is not None}
+            if types <= {int, float}:
+                columns[name] = pd.Series(values, column.index, dtype=float)
+                continue
+            if types - {str} and types != {bool}:
+                values = [None if v is None else json.dumps(v, default=str) for v in values]
+            column = pd.Series(values, column.index, dtype="boolean" if types == {bool} else object)
+        columns[name] = column
+    return pd.DataFrame(columns, index=runs.index)
 
 
 def _number_of(folder: Path) -> int | None:

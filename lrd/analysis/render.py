@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -19,7 +20,7 @@ from lrd.analysis.comparison import (
     pool_comparisons,
     score_table,
 )
-from lrd.analysis.frames import distinguishing_settings
+from lrd.analysis.frames import distinguishing_settings, plain_frame
 from lrd.analysis.matching import title_with_overrides
 from lrd.analysis.statistics import PAIRS_LIMIT, Interval, Pooled, pool
 from lrd.config.fingerprint import diff_identities
@@ -144,8 +145,8 @@ RUN_HEADS = (*RUN_HEADS, *OPTIONAL_HEADS, "folder")
 
 
 def format_runs(runs: Sequence[Run], frame: pd.DataFrame) -> str:
-    """Return a list of runs; ``frame`` has their rows of ``load_runs`` and a column ``job``."""
-    rows = []
+    """Return a list of those of ``runs`` whose rows of ``list_frame`` are in ``frame``."""
+    runs, rows = [runs[row] for row in frame.index], []
     for row in frame.astype(object).where(frame.notna(), None).to_dict("records"):
         done = "damaged" if row["epochs_done"] is None else f"{row['epochs_done']:.0f}"
         score = "" if row["final"] is None else f"{row['final']:.2f} {row['unit']}".strip()
@@ -160,6 +161,39 @@ def format_runs(runs: Sequence[Run], frame: pd.DataFrame) -> str:
     lines = align(list(zip(*table, strict=True)), left=len(table))
     counts = ", ".join(f"{n} {state}" for state, n in Counter(row[0] for row in rows).items())
     return "\n".join([*lines, f"{len(rows)} runs: {counts or 'none'}"])
+
+
+def export_runs(runs: Sequence[Run], frame: pd.DataFrame, form: str, out: str | None) -> str:
+    """Return a list of runs as text, csv or json, or write it to ``out`` and return that path.
+
+    Args:
+        runs: all runs.
+        frame: those to export, rows of ``list_frame``.
+        form: text, csv, json or parquet.
+        out: a file.
+
+    Raises:
+        ValueError: parquet has no ``out``, or its library is not installed.
+    """
+    plain = plain_frame(frame)
+    if form == "parquet":
+        if out is None:
+            raise ValueError("--format parquet must be given --out FILE")
+        try:
+            plain.to_parquet(out, index=False)
+        except ImportError as error:
+            raise ValueError("--format parquet needs a package: pip install pyarrow") from error
+        return out
+    if form == "text":
+        text = format_runs(runs, frame)
+    elif form == "csv":
+        text = str(plain.to_csv(index=False))
+    else:
+        text = str(plain.to_json(orient="records", indent=1, double_precision=15))
+    if out is None:
+        return text.rstrip()
+    Path(out).write_text(text.rstrip() + "\n")
+    return out
 
 
 def describe_run(run: Run) -> str:

@@ -1,7 +1,7 @@
 """Compose and check a configuration. Imports no torch."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import fields, is_dataclass
 from functools import partial
 from itertools import chain
@@ -61,6 +61,36 @@ def to_config(cfg: DictConfig) -> Config:
         if not isinstance(lr, int | float):
             raise ValueError(f"lr_factor must have an optim.lr to multiply, got optim.lr={lr}")
         config.optim["lr"] = lr * config.lr_factor
+    return config
+
+
+def restore_config(recorded: dict[str, Any], identity: Container[str]) -> Config:
+    """Return the configuration that a run's record holds, checked; nothing is scaled again.
+
+    Settings that this version lacks are left out if they changed no number.
+
+    Args:
+        recorded: ``config`` of run.json.
+        identity: The names of the settings in the run's identity.
+
+    Raises:
+        ValueError: A setting of another version changed the run's numbers, or a rule is broken.
+    """
+    known = {f.name: f.type for f in fields(Config)}
+    kept: dict[str, Any] = {}
+    for group, value in recorded.items():
+        if not is_dataclass(kind := known.get(group)):
+            kept |= {group: value} if group in known else {}
+            continue
+        unknown = value.keys() - {f.name for f in fields(kind)}
+        if void := sorted(name for name in unknown if f"{group}.{name}" in identity):
+            raise ValueError(f"the run is of another version: {group}.{void[0]} is unknown here")
+        kept[group] = {name: value[name] for name in value.keys() - unknown}
+    try:
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), kept))
+    except OmegaConfBaseException as error:
+        raise ValueError(f"the run is of another version: {format_error(error)}") from error
+    assert isinstance(config, Config)
     return config
 
 

@@ -1,8 +1,8 @@
 """The closed settings and their rules. Imports no torch.
 
-Open sets (task, dataset, model, optim, schedule, regularizer) are plain YAML with a ``_target_``.
-The settings in this module are closed: an unknown key, a wrong type or a broken rule is a one-line
-error.
+Open sets (task, dataset, model, optim, schedule, regularizer, logger) are plain YAML with a
+``_target_``. The settings in this module are closed: an unknown key, a wrong type or a broken rule
+is a one-line error.
 """
 
 import re
@@ -165,6 +165,20 @@ class RunDirectory:
 
 
 @dataclass
+class Log:
+    """What is logged within an epoch: loss, gradient norm and learning rate, every so many steps.
+
+    Each such step waits once for the device; null: none.
+    """
+
+    every_steps: int | None = not_in_fingerprint(None)
+
+    def __post_init__(self) -> None:
+        steps = self.every_steps
+        require("log.every_steps", steps, steps is None or steps >= 1, "at least 1, or null")
+
+
+@dataclass
 class WandbSettings:
     """Settings of Weights & Biases."""
 
@@ -220,6 +234,7 @@ class Config:
     eval: Eval = field(default_factory=Eval)
     data: Data = field(default_factory=Data)
     run: RunDirectory = field(default_factory=RunDirectory)
+    log: Log = field(default_factory=Log)
     wandb: WandbSettings = field(default_factory=WandbSettings)
     cluster: Cluster = field(default_factory=Cluster)
     task: dict[str, Any] = field(default_factory=dict)
@@ -228,6 +243,7 @@ class Config:
     optim: dict[str, Any] = field(default_factory=dict)
     schedule: dict[str, Any] = field(default_factory=dict)
     regularizer: dict[str, Any] = field(default_factory=dict)
+    logger: dict[str, Any] = not_in_fingerprint(factory=dict)
 
     def __post_init__(self) -> None:
         require("seed", self.seed, 0 <= self.seed < 2**63, "in [0, 2**63)")

@@ -3,6 +3,14 @@
 from lrd.loggers.base import Logger, Metrics
 from lrd.loggers.console import ConsoleLogger
 from lrd.loggers.images import ImageLogger
-from lrd.loggers.jsonl import JSONLLogger
+from lrd.loggers.jsonl import JSONLLogger, StepLogger, replay
 
-__all__ = ["ConsoleLogger", "ImageLogger", "JSONLLogger", "Logger", "Metrics"]
+__all__ = [
+    "ConsoleLogger",
+    "ImageLogger",
+    "JSONLLogger",
+    "Logger",
+    "Metrics",
+    "StepLogger",
+    "replay",
+]

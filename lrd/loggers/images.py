@@ -18,9 +18,7 @@ class ImageLogger(Logger):
         for name, tensor in images.items():
             path = self.folder / image_path(name, epoch)
             path.parent.mkdir(parents=True, exist_ok=True)
-            file = BytesIO()
-            to_image(tensor).save(file, "PNG")
-            atomic_write(path, file.getvalue())
+            save_image(tensor, path)
 
 
 def image_path(name: str, epoch: int) -> str:
@@ -28,8 +26,39 @@ def image_path(name: str, epoch: int) -> str:
     return f"pictures/{name}/epoch{epoch:04}.png"
 
 
+def read_images(folder: Path, epoch: int) -> dict[str, Any]:
+    """Return the images of an epoch that :class:`ImageLogger` wrote, as it got them."""
+    return {path.parent.name: read_image_file(path) for path in folder.glob(image_path("*", epoch))}
+
+
+def save_image(tensor: Any, path: Path) -> None:
+    """Write a uint8 tensor as PNG: (3, h, w) in RGB, or (h, w) in gray."""
+    file = BytesIO()
+    to_image(tensor).save(file, "PNG")
+    atomic_write(path, file.getvalue())
+
+
 def to_image(tensor: Any) -> Any:
-    """Convert a uint8 tensor (3, h, w) to a PIL image."""
+    """Convert a uint8 tensor, (3, h, w) or (h, w), to a PIL image."""
     from PIL import Image
 
-    return Image.fromarray(tensor.permute(1, 2, 0).numpy())
+    return Image.fromarray((tensor if tensor.dim() == 2 else tensor.permute(1, 2, 0)).numpy())
+
+
+def read_image_file(path: str | Path) -> Any:
+    """Read an image file upright, as its EXIF orientation says, as uint8 (3, h, w) in RGB.
+
+    Raises:
+        ValueError: The file is missing or no image.
+    """
+    import numpy as np
+    import torch
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(Path(path).expanduser()) as image:
+            pixels = np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    except (OSError, Image.DecompressionBombError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ValueError(f"IMAGE must be an image file, got {path}: {reason}") from error
+    return torch.from_numpy(pixels).permute(2, 0, 1)

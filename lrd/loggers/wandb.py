@@ -1,20 +1,17 @@
 """Weights & Biases. The package wandb is imported only when a run enables it."""
 
 import json
+import re
 import shutil
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lrd.config.schema import WandbSettings
 from lrd.loggers.base import Logger, Metrics
-from lrd.loggers.images import image_path, to_image
+from lrd.loggers.images import to_image
 from lrd.runs.labels import experiment_names, run_labels
-from lrd.runs.lock import RunLocked, run_lock
-from lrd.runs.store import Run, read_complete_lines
 
 # Seconds that wandb may delay a run at its start and at its end, and seconds of its own log that a
 # kill may lose.
@@ -41,41 +38,51 @@ def unsynced_directories(folder: Path) -> list[Path]:
     return [path for path in offline if not any(path.glob("*.wandb.synced"))]
 
 
-def last_synced_epoch(folder: Path) -> int:
-    """Return the last epoch that ``wandb sync`` has uploaded from an earlier start of the run."""
-    epochs = [0]
-    for marker in folder.glob("wandb/offline-run-*/*.wandb.synced"):
-        with suppress(OSError, ValueError, KeyError):  # a summary without epochs: none uploaded
-            epochs.append(
-                json.loads((marker.parent / "files/wandb-summary.json").read_bytes())["epoch"]
-            )
-    return max(epochs)
+def last_synced_step(folder: Path, run_id: str) -> int:
+    """Return the last step that ``wandb sync`` has uploaded from earlier starts of a wandb run."""
+    steps = [0]
+    for marker in folder.glob(f"wandb/offline-run-*-{run_id}/*.wandb.synced"):
+        with suppress(OSError, ValueError, KeyError):  # a summary without steps: none uploaded
+            summary = json.loads((marker.parent / "files/wandb-summary.json").read_bytes())
+            steps.append(summary["_step"])
+    return max(steps)
+
+
+def wandb_id(metadata: Metrics) -> str:
+    """Return a run's id at wandb: a forced run starts later, so it is a new run there."""
+    started = re.sub(r"[^0-9T]", "", str(metadata.get("started", "")).partition("+")[0])
+    return "-".join(filter(None, [metadata["fingerprint"], f"seed{metadata['seed']}", started]))
 
 
 class WandbLogger(Logger):
     """Mirror a run to Weights & Biases; a failure there is one warning and does not stop the run.
 
-    Every start first sends what metrics.jsonl and pictures/ hold and wandb lacks. So wandb has each
-    epoch once, at its own step, however often the run was killed, and whatever wandb's service lost
-    with it. A start replaces earlier offline starts that were not synced, because ``wandb sync``
-    would append its epochs to theirs. If wandb is unreachable, the run is logged offline.
+    Every start is passed what the run directory holds, and sends what wandb lacks. So wandb has
+    each epoch once, at the step at which it ended, however often the run was killed, and whatever
+    wandb's service lost with it. A start replaces earlier offline starts that were not synced,
+    because ``wandb sync`` would append its epochs to theirs. If wandb is unreachable, the run is
+    logged offline.
 
     Args:
-        metadata: The run's metadata.
+        metadata: The run's metadata, with ``config.wandb`` of this start.
         folder: The run directory.
-        settings: ``wandb.*`` of this start, by default those in ``metadata``.
     """
 
-    def __init__(
-        self, metadata: Metrics, folder: Path, settings: WandbSettings | None = None
-    ) -> None:
+    def __init__(self, metadata: Metrics, folder: Path) -> None:
         self.metadata, self.folder = metadata, folder
-        self.settings = asdict(settings) if settings else metadata["config"]["wandb"]
+        self.settings = metadata["config"]["wandb"]
         self.run: Any = None
-        self.last_epoch = 0  # that wandb has
+        self.last_step = 0  # that wandb has
         self.summary: dict[str, dict[str, float]] = {}
+        self.images: dict[str, Any] = {}  # of the epoch that is logged next
         self.replaced: list[Path] = []
         self._try(self._start)
+
+    def on_step_metrics(self, metrics: Metrics) -> None:
+        named = {n if n == "step" else f"steps/{n}": x for n, x in metrics.items() if n != "epoch"}
+        if self.run is not None and metrics["step"] > self.last_step:
+            # Committed with the next step: an epoch may end at this one.
+            self._try(lambda: self.run.log(named, step=metrics["step"], commit=False))
 
     def on_epoch(self, metrics: Metrics) -> None:
         if self.run is not None:
@@ -83,8 +90,7 @@ class WandbLogger(Logger):
             self._delete_replaced()
 
     def on_images(self, epoch: int, images: dict[str, Any]) -> None:
-        if self.run is not None:
-            self._try(lambda: self._log_images(epoch, {n: to_image(t) for n, t in images.items()}))
+        self.images = images
 
     def close(self, summary: Metrics) -> None:
         def finish() -> None:
@@ -105,11 +111,6 @@ class WandbLogger(Logger):
             self._abandon()
             self._warn(f"wandb logs offline, for `wandb sync {self.folder}/wandb`", error)
             self._open("offline")
-        for line in read_complete_lines(self.folder / "metrics.jsonl"):
-            metrics = json.loads(line)
-            images = self.folder.glob(image_path("*", metrics["epoch"]))
-            self._log_images(metrics["epoch"], {path.parent.name: str(path) for path in images})
-            self._log(metrics)
 
     def _open(self, mode: str) -> None:
         import wandb
@@ -126,7 +127,7 @@ class WandbLogger(Logger):
             group=settings["group"] or metadata["fingerprint"],
             job_type="train",
             tags=list(dict.fromkeys([*settings["tags"], *experiments])),
-            id=f"{metadata['fingerprint']}-seed{metadata['seed']}",
+            id=wandb_id(metadata),
             resume="allow",
             name="{dataset} {optimizer} {arm} p={p:g} seed {seed}".format(**labels),
             config=labels | {"choices": metadata["choices"], "settings": metadata["config"]},
@@ -135,12 +136,16 @@ class WandbLogger(Logger):
         )
         self.replaced = [path for path in before if path != Path(self.run.dir).parent]
         known = self.run.starting_step - 1 if self.run.resumed else 0
-        self.last_epoch = known if mode == "online" else last_synced_epoch(self.folder)
+        offline = last_synced_step(self.folder, wandb_id(metadata))
+        self.last_step = known if mode == "online" else offline
         self.run.define_metric("epoch")
         self.run.define_metric("*", step_metric="epoch")
+        self.run.define_metric("steps/*", step_metric="step")
         self.extremes = {score["name"]: "max" if score["maximize"] else "min"}
 
     def _log(self, metrics: Metrics) -> None:
+        import wandb
+
         for name, value in metrics.items():
             extreme = self.extremes.get(name, "min" if name.endswith("loss") else None)
             if extreme is None:
@@ -151,15 +156,10 @@ class WandbLogger(Logger):
             pick = max if extreme == "max" else min
             best = pick(value, self.summary.get(name, {}).get(extreme, value))
             self.summary[name] = {extreme: best, "last": value}
-        if metrics["epoch"] > self.last_epoch:
-            self.run.log(metrics, step=metrics["epoch"], commit=True)
-
-    def _log_images(self, epoch: int, images: Mapping[str, Any]) -> None:
-        import wandb
-
-        if images and epoch > self.last_epoch:
-            logged = {f"pictures/{name}": wandb.Image(image) for name, image in images.items()}
-            self.run.log(logged, step=epoch, commit=False)  # committed with the epoch's metrics
+        images, self.images = self.images, {}
+        if metrics["step"] > self.last_step:
+            drawn = {f"pictures/{n}": wandb.Image(to_image(x)) for n, x in images.items()}
+            self.run.log({**metrics, **drawn}, step=metrics["step"], commit=True)
 
     def _delete_replaced(self) -> None:
         """Delete earlier offline starts, of which this one has every epoch."""
@@ -187,16 +187,3 @@ class WandbLogger(Logger):
     def _warn(self, what: str, error: Exception) -> None:
         why = " ".join(str(error).split()) or type(error).__name__
         warnings.warn(f"{what}: {why}", RuntimeWarning, stacklevel=3)
-
-
-def log_finished_run(run: Run, settings: WandbSettings, choices: Mapping[str, str]) -> Run:
-    """Record a further experiment that requests a finished run, and log the run if wandb is on."""
-    requested = experiment_names(run.metadata, choices)
-    is_recorded = requested == run.metadata.get("experiments", [])
-    if settings.mode == "disabled" or (is_recorded and (run.folder / "wandb").is_dir()):
-        return run
-    with suppress(RunLocked), run_lock(run.folder):
-        run = run.update(experiments=requested)
-        outcome = {name: run.metadata[name] for name in ("status", "final", "best")}
-        WandbLogger(run.metadata, run.folder, settings).close(outcome)
-    return run

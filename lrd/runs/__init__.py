@@ -2,7 +2,7 @@
 
 from lrd.runs.lock import RunLocked, is_locked, run_lock
 from lrd.runs.signals import Interrupted, RankLost, StopSignals, TrainingFailed
-from lrd.runs.store import TIMES, Run, RunIndex, RunStore, find_runs
+from lrd.runs.store import TIMES, Run, RunIndex, RunStore, find_runs, open_run
 
 __all__ = [
     "TIMES",
@@ -16,5 +16,6 @@ __all__ = [
     "TrainingFailed",
     "find_runs",
     "is_locked",
+    "open_run",
     "run_lock",
 ]

@@ -6,6 +6,7 @@ ended; ``metrics.jsonl`` has one line per epoch and is the only source of scores
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -181,9 +182,11 @@ class RunStore:
         return self.run
 
     def delete_outputs(self) -> None:
-        """Delete the run's files, except its lock, and forget its metadata."""
+        """Delete what the run's directory holds, except its lock, and forget its metadata."""
         for path in self.folder.iterdir():
-            if path.is_file() and path.name != LOCK_NAME:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name != LOCK_NAME:
                 path.unlink()
         self.refresh()
 
@@ -212,11 +215,7 @@ class RunStore:
         )
 
     def _check(self, metadata: dict[str, Any]) -> None:
-        if metadata.get("format", 0) > RUN_FORMAT:
-            raise ValueError(
-                f"{self.folder}/run.json has format {metadata['format']}, this version reads "
-                f"{RUN_FORMAT}: update, or choose another run.dir"
-            )
+        _check_format(self.folder, metadata)
         expected = {**self._identity, "seed": self.config.seed}
         found = {**metadata["identity"], "seed": metadata.get("seed")}
         if found != expected:
@@ -240,6 +239,28 @@ class RunIndex:
     def with_status(self, *statuses: str) -> list[Run]:
         """Return the runs of these statuses, in order of their paths."""
         return [run for run in self.runs if run.status in statuses]
+
+
+def open_run(folder: str | Path) -> Run:
+    """Return the run in a directory.
+
+    Raises:
+        ValueError: The directory has no readable run.json, or one of a newer version.
+    """
+    folder = Path(folder).expanduser()
+    metadata = _read_metadata(folder)
+    if metadata is None or "identity" not in metadata:
+        raise ValueError(f"RUN must be a run directory, got {folder}: it has no readable run.json")
+    _check_format(folder, metadata)
+    return Run(folder, metadata)
+
+
+def _check_format(folder: Path, metadata: dict[str, Any]) -> None:
+    if metadata.get("format", 0) > RUN_FORMAT:
+        raise ValueError(
+            f"{folder}/run.json has format {metadata['format']}, this version reads "
+            f"{RUN_FORMAT}: update, or choose another run.dir"
+        )
 
 
 def find_runs(root: str | Path) -> Iterator[Run]:

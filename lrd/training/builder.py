@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,19 +11,21 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lrd.config.schema import Config, Eval
+from lrd.loggers.base import Logger
 from lrd.optim import LRDropout
 from lrd.optim.fused import why_not_fused
 from lrd.optim.options import RENAMED
 from lrd.regularizers import Regularizer
 from lrd.rng import fold_key
 from lrd.schedules import PSchedule, Schedule
-from lrd.task import Setup, Task
+from lrd.task import Dataset, Setup, Task
 from lrd.training.device import configure_device, default_num_workers, resolve_precision
 from lrd.training.distributed import SINGLE_PROCESS, DistributedContext
 from lrd.training.instantiate import TorchSchedule, resolve_target
 from lrd.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
+WANDB = {"_target_": "lrd.loggers.wandb.WandbLogger"}
 
 
 @dataclass
@@ -56,9 +59,10 @@ def build(config: Config, ranks: DistributedContext = SINGLE_PROCESS) -> Compone
         )
         for group in ("optim", "schedule")
     }
-    regularizers = _build_regularizers(config)
+    resolve_loggers(config)
+    regularizers = build_regularizers(config)
     task = build_task(config, device)
-    _check_eval(config.eval, task)
+    check_eval(config.eval, task)
     if config.train.accumulate > 1 and not task.loss_is_mean:
         raise ValueError(
             f"train.accumulate must be 1 with {type(task).__name__}, whose loss is no mean over "
@@ -104,15 +108,39 @@ def check_components(config: Config) -> None:
         resolve_target(
             group, getattr(config, group), config.run.allow, task_decay=config.train.weight_decay
         )
-    _build_regularizers(config)
+    build_regularizers(config)
+    resolve_loggers(config)
     task = build_task(config, torch.device("cpu"))
-    _check_eval(config.eval, task)
+    check_eval(config.eval, task)
     task.manifest()
 
 
 def build_task(config: Config, device: torch.device) -> Task:
     """Instantiate the task with its dataset; read no data and build no network."""
-    setup = Setup(
+    make_task, make_model = (
+        resolve_target(group, getattr(config, group), config.run.allow)
+        for group in ("task", "model")
+    )
+    return make_task(_setup(config, device), build_dataset(config, device), make_model)
+
+
+def resolve_loggers(config: Config) -> dict[str, Callable[..., Logger]]:
+    """Return the classes of ``logger=`` by name, with their settings bound: each is called with a
+    run's metadata and directory. ``wandb.mode`` alone adds wandb, or leaves it out."""
+    nodes = {n: x for n, x in config.logger.items() if x.get("_target_") != WANDB["_target_"]}
+    if config.wandb.mode != "disabled":
+        nodes["wandb"] = WANDB
+    return {name: resolve_target("logger", x, config.run.allow) for name, x in nodes.items()}
+
+
+def build_dataset(config: Config, device: torch.device) -> Dataset:
+    """Instantiate the dataset; read no data."""
+    make_dataset = resolve_target("dataset", config.dataset, config.run.allow)
+    return make_dataset(_setup(config, device))
+
+
+def _setup(config: Config, device: torch.device) -> Setup:
+    return Setup(
         config.seed,
         device,
         config.train.batch_size,
@@ -124,11 +152,6 @@ def build_task(config: Config, device: torch.device) -> Task:
         config.eval.final_mode,
         tuple(config.eval.scales),
     )
-    task, dataset, model = (
-        resolve_target(group, getattr(config, group), config.run.allow)
-        for group in ("task", "dataset", "model")
-    )
-    return task(setup, dataset(setup), model)
 
 
 def build_trainer(
@@ -151,6 +174,7 @@ def build_trainer(
         p_schedule=parts.p_schedule,
         eval_every=config.eval.every,
         pictures_every=config.eval.pictures_every,
+        log_every=config.log.every_steps,
         bf16=parts.precision == "bf16",
         batch_size=config.train.batch_size,
         compiled=config.train.compile,
@@ -209,7 +233,7 @@ def _channels_last(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]
     )
 
 
-def _build_regularizers(config: Config) -> list[Regularizer]:
+def build_regularizers(config: Config) -> list[Regularizer]:
     """Build them in the order of their names: some do not commute. Two of a class would share a
     random stream, so they are rejected."""
     built: dict[type, tuple[str, Regularizer]] = {}
@@ -228,7 +252,7 @@ def _build_regularizers(config: Config) -> list[Regularizer]:
     return [regularizer for _, regularizer in built.values()]
 
 
-def _check_eval(settings: Eval, task: Task) -> None:
+def check_eval(settings: Eval, task: Task) -> None:
     """Reject evaluation modes that the task does not have."""
     modes, name_of_task = task.eval_modes, type(task).__name__
     requested = {

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from lrd.config.argument_types import check_types
+from lrd.loggers.base import Logger
 from lrd.regularizers import Regularizer
 from lrd.schedules import Schedule
 from lrd.task import Dataset, Task
@@ -27,6 +28,7 @@ GROUPS: dict[str, tuple[type, tuple[str, ...]]] = {
     "optim": (Optimizer, ("params",)),
     "schedule": (Schedule, ()),
     "regularizer": (Regularizer, ("seed",)),
+    "logger": (Logger, ("metadata", "folder")),
 }
 # The same of torch's schedulers, which schedule= may name too.
 SCHEDULER = (LRScheduler, ("optimizer", "last_epoch", "epochs", "steps_per_epoch"))
@@ -75,6 +77,11 @@ def resolve_target(
     try:
         found = get_object(target)
     except ImportError as error:
+        missing = _missing_package(error)
+        if missing not in (None, target.split(".")[0]):
+            raise ValueError(
+                f"{where}._target_={target} needs a package: pip install {missing}"
+            ) from error
         raise ValueError(f"{where}._target_ must be importable, got {target}") from error
     is_scheduler = (
         group == "schedule" and isinstance(found, type) and issubclass(found, LRScheduler)
@@ -143,6 +150,15 @@ class TorchSchedule:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             message = f"schedule: {self.found.__name__}({arguments}): {reason}"
             raise ValueError(message) from error
+
+
+def _missing_package(error: BaseException | None) -> str | None:
+    """Return the package whose absence made an import fail, or None."""
+    while error is not None:
+        if isinstance(error, ModuleNotFoundError) and error.name:
+            return error.name.partition(".")[0]
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _check_settings(

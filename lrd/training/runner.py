@@ -5,8 +5,8 @@ import logging
 import os
 import time
 import traceback
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,20 @@ import torch
 from torch import nn
 
 from lrd.config import Config
-from lrd.loggers import ConsoleLogger, ImageLogger, JSONLLogger
-from lrd.loggers.wandb import WandbLogger, log_finished_run
-from lrd.runs import Interrupted, RankLost, Run, RunStore, StopSignals, TrainingFailed, run_lock
+from lrd.loggers import ConsoleLogger, ImageLogger, JSONLLogger, Logger, StepLogger, replay
+from lrd.runs import (
+    Interrupted,
+    RankLost,
+    Run,
+    RunLocked,
+    RunStore,
+    StopSignals,
+    TrainingFailed,
+    run_lock,
+)
 from lrd.runs.labels import experiment_names
 from lrd.runs.store import summarize
-from lrd.training.builder import build, build_task, build_trainer
+from lrd.training.builder import build, build_task, build_trainer, resolve_loggers
 from lrd.training.checkpoint import (
     BestWeights,
     CheckpointError,
@@ -56,7 +64,7 @@ def execute(config: Config, choices: dict[str, str], command: str = "") -> Run:
     if ranks.on_rank_zero(lambda: store.is_finished):
         ranks.on_rank_zero(lambda: _require_same_data(store))
         log.info(f"finished already: {store.folder} (run.force=true runs it again)")
-        return ranks.on_rank_zero(lambda: log_finished_run(store.run, config.wandb, choices))
+        return ranks.on_rank_zero(lambda: _log_finished(store.run, config, choices))
     ranks.on_all_ranks(store.require_same_code)
     recorded = ranks.on_rank_zero(lambda: _read_record(store))
     parts = ranks.on_all_ranks(lambda: build(config, ranks))
@@ -141,6 +149,29 @@ def _read_record(store: RunStore) -> dict[str, Any] | None:
     """Return the metadata of a run to resume."""
     resumes = store.checkpoint.exists() and not store.config.run.force
     return store.run.metadata if resumes else None
+
+
+def _open_chosen_loggers(run: Run, config: Config) -> list[Logger]:
+    """Open the loggers of ``logger=`` and pass them what the run directory holds."""
+    metadata = {**run.metadata, "config": asdict(config)}
+    loggers = [make(metadata, run.folder) for make in resolve_loggers(config).values()]
+    for logger in loggers:
+        replay(logger, run.folder)
+    return loggers
+
+
+def _log_finished(run: Run, config: Config, choices: dict[str, str]) -> Run:
+    """Record a further experiment that requests a finished run, and log the run if a logger is
+    chosen that has not logged it, whose folder has the logger's name."""
+    requested, names = experiment_names(run.metadata, choices), resolve_loggers(config)
+    is_recorded = requested == run.metadata.get("experiments", [])
+    if not names or (is_recorded and all((run.folder / name).is_dir() for name in names)):
+        return run
+    with suppress(RunLocked), run_lock(run.folder):
+        run = run.update(experiments=requested)
+        for logger in _open_chosen_loggers(run, config):
+            logger.close({name: run.metadata[name] for name in ("status", "final", "best")})
+    return run
 
 
 @dataclass
@@ -293,7 +324,7 @@ class _RunSession:
 
     def _open_loggers(self, run: Run) -> None:
         """Open the loggers; only rank zero logs."""
-        trainer, wandb = self.trainer, self.store.config.wandb
+        trainer, config = self.trainer, self.store.config
         trainer.loggers = [
             JSONLLogger(run.folder / "metrics.jsonl", trainer.state.epoch),
             ConsoleLogger(
@@ -306,8 +337,10 @@ class _RunSession:
         ]
         if self.best is not None:
             trainer.loggers.append(self.best)
-        if wandb.mode != "disabled":
-            trainer.loggers.append(WandbLogger(run.metadata, run.folder, wandb))
+        steps = run.folder / "steps.jsonl"
+        if config.log.every_steps or steps.exists():
+            trainer.loggers.append(StepLogger(steps, trainer.state.total))
+        trainer.loggers += _open_chosen_loggers(run, config)
 
     def _finish(self, run: Run) -> Run:
         self.writer.wait()

@@ -129,6 +129,7 @@ class Trainer:
     bf16: bool = False
     eval_every: int = 1
     pictures_every: int = 0
+    log_every: int | None = None
     batch_size: int | None = None
     compiled: bool = False
     cuda_graph: bool = False
@@ -179,6 +180,7 @@ class Trainer:
                 seed_generators(self.device, self.seed, at.total, self.ranks.rank)
                 self._set_optimizer_mode("train")
                 step, loss = self._gradients(batch)  # f_t(W_{t-1}) and G_t
+                metrics = self._step_metrics(loss) if self._logs_step else None
                 for regularizer in self.regularizers:
                     regularizer.on_gradients(self.optimizer, at.total)
                 if self.clip_norm is not None:
@@ -190,8 +192,26 @@ class Trainer:
                 at.seconds = time.perf_counter() - began
                 for logger in self.loggers:
                     logger.on_step(at.epoch, at.step)
+                    if metrics is not None:
+                        logger.on_step_metrics(metrics)
                 self.on_step_end(self)
             self._end_epoch(began)
+
+    @property
+    def _logs_step(self) -> bool:
+        return self.log_every is not None and (self.state.total + 1) % self.log_every == 0
+
+    def _step_metrics(self, loss: Tensor) -> Metrics:
+        """Return loss, norm of the gradient and learning rate of the current step. Synchronizes
+        once."""
+        loss = self.ranks.all_reduce_sum({"loss": loss.double()})["loss"]
+        params = (p for group in self.optimizer.param_groups for p in group["params"])
+        norm = nn.utils.get_total_norm([p.grad for p in params if p.grad is not None])
+        values = torch.stack([loss, norm.double()]).tolist()
+        values.append(float(self.optimizer.param_groups[0]["lr"]))
+        named = zip(("loss", "gradient_norm", "lr"), values, strict=True)
+        finite = {name: value for name, value in named if math.isfinite(value)}  # JSON has no NaN
+        return {"epoch": self.state.epoch + 1, "step": self.state.total + 1, **finite}
 
     def _set_optimizer_mode(self, mode: str) -> None:
         """Tell an optimizer whose weights differ between training and use (Schedule-Free)."""

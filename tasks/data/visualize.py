@@ -13,6 +13,13 @@ def colorize(labels: Tensor) -> Tensor:
     return table[labels.long()].permute(2, 0, 1)
 
 
+def overlay(image: Tensor, labels: Tensor) -> Tensor:
+    """Return an image half covered by the colors of its ``labels`` (h, w); 0, the background, is
+    left as it is."""
+    mixed = (image.int() + colorize(labels).int()) // 2
+    return torch.where(labels == 0, image, mixed.to(torch.uint8))
+
+
 def side_by_side(images: list[Tensor]) -> Tensor:
     """Return images of one size in a row, separated by white."""
     return make_grid(torch.stack(images), nrow=len(images), padding=4, pad_value=255)

@@ -62,6 +62,13 @@ ELSEWHERE = {
     "python scripts/endurance.py --kills 30": "tests/integration/test_endurance.py, fewer kills",
     "python scripts/endurance.py --kills 60 --every-optimizer": "the same",
 }
+TRAINED = "tests/unit/training/test_trained.py"
+ELSEWHERE |= {
+    "python scripts/predict.py RUN photo.jpg --out predictions": TRAINED,
+    "python scripts/evaluate.py RUN eval.final_mode=sliding eval.scales=[0.5,1,1.5]": TRAINED,
+    "python scripts/evaluate.py RUN dataset.holdout=200 train.device=cpu": TRAINED,
+    "python run.py logger=[wandb,tensorboard] wandb.mode=offline": "tests/unit/loggers",
+}
 TOOLS = ("ruff", "codespell", "pyright", "pytest", "pre-commit", "LRD_DATA", "LRD_VOC_LISTS")
 SHORT = ["train.max_steps=2", "eval.pictures_every=0", "run.force=true"]
 # Sweeps over optimizers compose them all and run one, but for this one, which runs them all.

@@ -14,6 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("lrd", "tasks", "scripts")
 MAX_MODULES = 12  # in a folder
+MAX_COMMANDS = 16  # in scripts/, a file each
 MAX_ENTRIES = 16  # at the top of lrd
 MAX_LAYERS = 7  # of those entries: rng, optim, config, runs, loggers, training, cli
 MAX_COMMAND_LINES = 60  # of code
@@ -196,6 +197,7 @@ def test_folders_are_small():
     for path in sources(*PACKAGES):
         if path.stem != "__init__":
             folders[path.parent].add(path.stem)
+    assert len(folders.pop(ROOT / "scripts")) <= MAX_COMMANDS
     assert {f.name: len(m) for f, m in folders.items() if len(m) > MAX_MODULES} == {}
     entries = {p.stem for p in (ROOT / "lrd").iterdir()} - {"__init__", "__pycache__"}
     assert len(entries) <= MAX_ENTRIES

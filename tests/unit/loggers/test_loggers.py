@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+import sys
 import termios
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -18,10 +19,12 @@ import torch
 import tqdm.std
 from PIL import Image
 
+import lrd.loggers
 from lrd.cli import StdoutHandler
+from lrd.loggers.base import Logger
 from lrd.loggers.console import ConsoleLogger
-from lrd.loggers.images import ImageLogger
-from lrd.loggers.jsonl import JSONLLogger
+from lrd.loggers.images import ImageLogger, read_images
+from lrd.loggers.jsonl import JSONLLogger, StepLogger, replay
 from tests.helpers.finished_runs import numbers
 
 
@@ -223,3 +226,146 @@ def test_pictures_are_files_by_name_and_epoch(tmp_path: Path):
         assert torch.equal(torch.from_numpy(np.array(image)).permute(2, 0, 1), picture)
     with Image.open(tmp_path / found[1]) as image:
         assert image.size == (7, 3)
+
+
+class Recorder(Logger):
+    """What a logger of ``logger=`` is passed, as JSON in the order of the calls."""
+
+    started: list["Recorder"] = []
+
+    def __init__(self, metadata: dict[str, Any], folder: Path, word: str = "") -> None:
+        self.metadata, self.word, self.calls = metadata, word, list[tuple[str, Any]]()
+        self.started.append(self)
+
+    def on_step_metrics(self, metrics: dict[str, Any]) -> None:
+        self.calls.append(("step", metrics))
+
+    def on_epoch(self, metrics: dict[str, Any]) -> None:
+        self.calls.append(("epoch", metrics))
+
+    def on_images(self, epoch: int, images: dict[str, Any]) -> None:
+        self.calls.append(("images", (epoch, sorted(images))))
+
+    def close(self, summary: dict[str, Any]) -> None:
+        self.calls.append(("close", summary["status"]))
+
+
+def test_steps_are_kept_up_to_the_one_that_a_run_resumes_from(tmp_path: Path):
+    path = tmp_path / "steps.jsonl"
+    logger = StepLogger(path)
+    for step in (5, 10, 15):
+        logger.on_step_metrics({"epoch": 1, "step": step, "loss": 0.5})
+    with path.open("ab") as file:
+        file.write(b'{"epoch": 2, "st')  # killed in the middle of a line
+    StepLogger(path, 15)
+    assert [line["step"] for line in lines(path)] == [5, 10, 15]
+    StepLogger(path, 12).on_step_metrics({"epoch": 2, "step": 15, "loss": 0.25})
+    assert [(x["step"], x["loss"]) for x in lines(path)] == [(5, 0.5), (10, 0.5), (15, 0.25)]
+    StepLogger(tmp_path / "none.jsonl")
+    assert not (tmp_path / "none.jsonl").exists()
+
+
+def test_a_replay_passes_everything_in_order(tmp_path: Path):
+    written(tmp_path / "metrics.jsonl", 2)
+    image = torch.arange(72, dtype=torch.uint8).view(3, 4, 6)
+    ImageLogger(tmp_path).on_images(2, {"cat": image})
+    steps = StepLogger(tmp_path / "steps.jsonl")
+    for epoch, step in ((1, 5), (1, 10), (2, 15), (3, 25)):
+        steps.on_step_metrics({"epoch": epoch, "step": step})
+    found = Recorder({}, tmp_path)
+    replay(found, tmp_path)
+    kinds = [kind for kind, _ in found.calls]
+    assert kinds == ["step", "step", "epoch", "step", "images", "epoch", "step"]
+    assert found.calls[4] == ("images", (2, ["cat"]))
+    assert torch.equal(read_images(tmp_path, 2)["cat"], image)
+
+
+def test_a_run_logs_to_ones_own_logger_every_epoch_and_step(cli, monkeypatch: pytest.MonkeyPatch):
+    started = list[Recorder]()
+    monkeypatch.setattr(Recorder, "started", started)
+    short = ("train.epochs=2", "model.hidden=[8]", "train.batch_size=512", "optim=sgdm", "lrd.p=1")
+    own = ("+logger.own._target_=tests.unit.loggers.test_loggers.Recorder", "run.allow=[tests]")
+    done = cli(*short, *own, "+logger.own.word=hello", "log.every_steps=2")
+    assert done.status == 0, done.err
+    (logger,) = started
+    assert logger.word == "hello" and logger.metadata["config"]["train"]["epochs"] == 2
+    (folder,) = (path.parent for path in Path("runs").rglob("metrics.jsonl"))
+    steps, epochs = lines(folder / "steps.jsonl"), lines(folder / "metrics.jsonl")
+    assert [line for kind, line in logger.calls if kind == "step"] == steps
+    assert [line for kind, line in logger.calls if kind == "epoch"] == epochs
+    assert logger.calls[-1] == ("close", "finished")
+    assert [line["step"] for line in steps] == [2, 4, 6] and [x["step"] for x in epochs] == [3, 6]
+    # The same command again is finished, and has logged; without the logger the numbers are equal.
+    assert cli(*short, "run.dir=plain").status == 0
+    (plain,) = Path("plain").rglob("metrics.jsonl")
+    same = [{k: v for k, v in x.items() if "loss" in k or "accuracy" in k} for x in lines(plain)]
+    assert same == [{k: x[k] for k in y} for x, y in zip(epochs, same, strict=True)]
+    assert not (plain.parent / "steps.jsonl").exists()
+    assert cli(*short, *own).status == 0  # a finished run is passed on too
+    assert started[1].calls[:-1] == logger.calls[:-1]
+
+
+def test_step_metrics_are_those_of_a_loop_by_hand(cli):
+    """One step on all digits: loss and gradient of the initial network, by torch alone."""
+    one = ("train.max_steps=1", "train.batch_size=1437", "model.hidden=[8]", "lrd.p=1")
+    assert cli(*one, "log.every_steps=1", "optim=sgdm", "optim.lr=0.25").status == 0
+    (folder,) = (path.parent for path in Path("runs").rglob("steps.jsonl"))
+    (line,) = lines(folder / "steps.jsonl")
+    (epoch,) = lines(folder / "metrics.jsonl")
+    saved = torch.load(folder / "last.pt", weights_only=True)["model"]
+    config = json.loads((folder / "run.json").read_text())["config"]
+    from lrd.config.compose import restore_config
+    from lrd.training.builder import build
+
+    parts = build(restore_config(config, ()))
+    moved = [p.detach() - saved[name] for name, p in parts.model.named_parameters()]
+    norm = float(torch.cat([x.flatten() for x in moved]).double().norm()) / 0.25
+    assert line["gradient_norm"] == pytest.approx(norm, rel=1e-4)
+    assert line["loss"] == pytest.approx(epoch["train_loss"]) and line["lr"] == 0.25
+    assert line["epoch"] == line["step"] == 1
+
+
+def test_tensorboard_has_each_epoch_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    from lrd.loggers.tensorboard import TensorBoardLogger
+
+    written(tmp_path / "metrics.jsonl", 2)
+    for _ in range(2):  # a second start
+        logger = TensorBoardLogger({}, tmp_path)
+        replay(logger, tmp_path)
+        logger.on_step_metrics({"epoch": 3, "step": 25, "gradient_norm": 2.0})
+        logger.on_images(3, {"cat": torch.zeros(3, 4, 6, dtype=torch.uint8)})
+        logger.on_epoch(numbers(3))
+        logger.close({"status": "finished"})
+    found = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    losses = [(event.step, event.value) for event in found.Scalars("train_loss")]
+    expected = [(e, pytest.approx(numbers(e)["train_loss"], rel=1e-6)) for e in (1, 2, 3)]
+    assert losses == expected
+    assert [(e.step, e.value) for e in found.Scalars("steps/gradient_norm")] == [(25, 2.0)]
+    assert [event.step for event in found.Images("pictures/cat")] == [3]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["logger=tensorboard"], "needs a package: pip install tensorboard"),
+        (["logger=nothing"], "unknown logger 'nothing'; available: none, tensorboard, wandb"),
+        (["+logger.own._target_=tests.unit.test_muon.test_x"], "run.allow=[tests] allows"),
+        (["+logger.own._target_=torch.nn.Linear"], "must be a subclass of Logger"),
+        (["log.every_steps=0"], "log.every_steps must be at least 1, or null, got 0"),
+    ],
+)
+def test_a_wrong_logger_is_one_line_before_the_data(
+    cli, monkeypatch: pytest.MonkeyPatch, overrides: list[str], expected: str
+):
+    for name in [n for n in sys.modules if n.startswith("tensorboard")]:
+        monkeypatch.delitem(sys.modules, name)
+    for name in ("lrd.loggers.tensorboard", "torch.utils.tensorboard"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    for package in (lrd.loggers, torch.utils):
+        monkeypatch.delattr(package, "tensorboard", raising=False)
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    done = cli("task=mnist", "data.root=nowhere", *overrides)
+    assert done.status == 2 and expected in done.err and done.err.count("\n") == 1

@@ -8,6 +8,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +22,7 @@ from lrd.config.schema import WandbSettings as Settings
 from lrd.loggers import wandb as wandb_logger
 from lrd.loggers.base import Logger
 from lrd.loggers.images import ImageLogger
-from lrd.loggers.jsonl import JSONLLogger
+from lrd.loggers.jsonl import JSONLLogger, replay
 from lrd.loggers.wandb import WandbLogger
 from lrd.training import runner
 from tests.helpers.finished_runs import configured, numbers
@@ -102,7 +103,9 @@ def train(runs: Path, after: int, to: int, status: str = "finished", mode: str =
     """A run that goes on after an epoch, as the session has it, and ends with another."""
     folder = place(runs)
     lines = JSONLLogger(folder / "metrics.jsonl", after)
-    loggers: list[Logger] = [lines, ImageLogger(folder), WandbLogger(record(mode=mode), folder)]
+    sent = WandbLogger(record(mode=mode), folder)
+    replay(sent, folder)
+    loggers: list[Logger] = [lines, ImageLogger(folder), sent]
     for epoch in range(after + 1, to + 1):
         for logger in loggers:
             if epoch % 2:
@@ -131,7 +134,7 @@ def sync(*paths: Path) -> None:
 def whole(lines: list[dict[str, Any]], epochs: int) -> None:
     """Every epoch is there once, at its own step."""
     assert plain(lines) == [numbers(epoch) for epoch in range(1, epochs + 1)]
-    assert [line["_step"] for line in lines] == [line["epoch"] for line in lines]
+    assert [line["_step"] for line in lines] == [line["step"] for line in lines]
 
 
 def test_wandb_has_every_epoch_the_configuration_and_the_outcome(runs: Path):
@@ -170,10 +173,9 @@ def test_wandb_summarises_the_score_by_its_best_and_last_and_losses_by_their_lea
 
 def test_tags_name_every_experiment_that_asked(runs: Path):
     folder = place(runs)
-    asked = record() | {"experiments": ["table2", "figure10"]}
-    WandbLogger(asked, folder, Settings("offline", "p", tags=["mine"])).close(
-        {"status": "finished"}
-    )
+    asked: dict[str, Any] = record() | {"experiments": ["table2", "figure10"]}
+    asked["config"]["wandb"] = asdict(Settings("offline", "p", tags=["mine"]))
+    WandbLogger(asked, folder).close({"status": "finished"})
     run = read(folder)
     assert list(run.run.tags) == ["mine", "table2", "figure10", "table1"]
     assert run.run.project == "p"
@@ -194,7 +196,7 @@ def test_wandb_has_the_pictures_beside_the_epochs_numbers(runs: Path):
     logger.on_epoch(numbers(3))
     logger.close({"status": "finished"})
     (line,) = read(folder).history
-    assert plain([line]) == [numbers(3)] and line["_step"] == 3
+    assert plain([line]) == [numbers(3)] and line["_step"] == 30
     (file,) = folder.rglob("*.png")
     assert file.name in str(line) and any(name.startswith("pictures/cat") for name in line)
     with Image.open(file) as image:
@@ -342,7 +344,7 @@ def test_a_run_killed_in_an_epoch_is_whole_in_wandb_after_its_resume(runs: Path,
     run = read(runs)
     logged = [json.loads(line) for line in metrics.read_text().splitlines()]
     assert plain(run.history) == logged and len(logged) == 12
-    assert [line["_step"] for line in run.history] == list(range(1, 13))
+    assert [line["_step"] for line in run.history] == [line["step"] for line in logged]
     accuracy = [line["test_accuracy"] for line in logged]
     assert run.summary["test_accuracy"] == {"last": accuracy[-1], "max": max(accuracy)}
     assert before.name.endswith(run.run.run_id) and not before.exists()
@@ -416,6 +418,39 @@ def test_whatever_fails_in_wandb_is_one_warning_and_nothing_more(
     text = "wandb is disabled for this run: the disk is full"
     assert [(w.category, str(w.message)) for w in seen] == [(RuntimeWarning, text)]
     assert broken.after == 0 and broken.failed == (where != "init")
+
+
+def test_a_forced_run_after_a_sync_is_a_new_run_with_all_epochs(
+    runs: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+):
+    config = configured(runs, "model.hidden=[4]", "train.epochs=3", "wandb.mode=offline")
+    config.run.force = True
+    sent = []
+    for start in ("2026-01-02T03:04:05+00:00", "2026-01-02T03:04:06+00:00"):
+        monkeypatch.setattr(runner, "_now", lambda start=start: start)
+        run = runner.execute(config, {})
+        wandb.teardown()
+        sync(run.folder / "wandb")
+        sent.append(run.metrics)
+    first, second = (server.runs[name] for name in sorted(server.runs))
+    assert sorted(server.runs)[1].endswith("-seed0-20260102T030406")
+    for lines, found in zip(sent, (first, second), strict=True):
+        assert plain(found.lines) == lines and len(lines) == 3
+    assert len(files(run.folder)) == 1  # the earlier start's files are gone
+
+
+def test_steps_are_logged_between_the_epochs(runs: Path):
+    logger, folder = start(runs)
+    told = {"epoch": 1, "loss": 0.5, "gradient_norm": 2.0, "lr": 0.1}
+    for step in (5, 10):  # an epoch ends at step 10
+        logger.on_step_metrics({**told, "step": step})
+    logger.on_epoch(numbers(1))
+    logger.on_step_metrics({**told, "epoch": 2, "step": 15})
+    logger.close({"status": "interrupted"})
+    history = read(folder).history
+    assert [line["_step"] for line in history] == [5, 10, 15]
+    assert all(line["steps/gradient_norm"] == 2.0 for line in history)
+    assert [line["test_accuracy"] for line in history if "test_accuracy" in line] == [90.0]
 
 
 def test_an_experiment_that_finds_a_run_done_is_one_of_its_tags(runs: Path):

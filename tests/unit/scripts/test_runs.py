@@ -2,12 +2,16 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
+from lrd.analysis.render import OPTIONAL_HEADS, RUN_HEADS
 from lrd.config.compose import compose, to_config
 from lrd.runs.lock import run_lock
 from lrd.runs.store import Run, RunStore
@@ -146,3 +150,84 @@ def test_a_link_is_no_run_folder_to_delete(show, runs: dict[str, Run], tmp_path:
     link.symlink_to(outside, target_is_directory=True)
     show("--prune", "--yes")
     assert (outside / "run.json").exists()
+
+
+HEADS = {
+    "state": ("finished", {"finished"}),
+    "data": ("digits", {"finished", "partial", "stopped", "failed"}),
+    "optim": ("radam", {"failed"}),
+    "p": ("1", {"stopped"}),
+    "seed": ("1", {"partial"}),
+    "epochs": ("30", {"finished", "partial", "stopped", "failed"}),
+    "final": ("97.25", {"finished"}),
+    "arm": ("base", {"stopped"}),
+    "differs in": ("lrd.p=0.7", set()),
+    "job": ("12 RUNNING", set()),
+}
+
+
+def test_every_column_is_a_filter(show, runs: dict[str, Run]):
+    shown = show().splitlines()[0]
+    for head in RUN_HEADS:
+        assert head in shown or head in OPTIONAL_HEADS
+        value, names = HEADS.get(head, (str(runs["failed"].folder), {"failed"}))
+        out = show(f"{head}={value}")
+        assert {n for n, run in runs.items() if f"{run.folder}\n" in out} == names, head
+
+
+def test_numbers_compare_and_rows_are_sorted(show, runs: dict[str, Run]):
+    assert f"{runs['finished'].folder}\n" in show("final>97") and "0 runs" in show("final>97.25")
+    assert "1 runs" in show("final<=97.25") and "3 runs" in show("p<1", "epochs>=30")
+    rates = {rate: make("running", f"optim.lr={rate}", "seed=9") for rate in ("2e-3", "0.2", "3")}
+    expected = [str(rates[rate].folder) for rate in ("2e-3", "0.2", "3")]
+    rows = [line.split()[-1] for line in show("seed=9", "--sort=optim.lr").splitlines()[1:-1]]
+    assert rows == expected
+    rows = [line.split()[-1] for line in show("--sort=-optim.lr").splitlines()[1:-1]]
+    assert rows[:2] == expected[:0:-1] and rows[-1] == str(runs["unreadable"].folder)
+    states = [line.split()[0] for line in show("--sort=state").splitlines()[1:-1]]
+    assert states == sorted(states)
+    assert "--sort must name a column or a setting, got nam" in show("--sort", "nam", status=2)
+    assert "final> must be given a number, got high" in show("final>high", status=2)
+    assert "Did you mean optim.lr?" in show("optim.lrr=1", status=2)
+
+
+def test_settings_that_distinguish_rows_come_first(show):
+    """The optimizer's before the data's, and one that always differs with another comes later."""
+    makes = [
+        ("optim.lr=0.01", "dataset.holdout=10"),
+        ("optim.lr=0.02", "dataset.holdout=20"),
+        ("optim.lr=0.02", "dataset.holdout=30"),
+    ]
+    for overrides in makes:
+        make("running", "train.epochs=4", "train.batch_size=16", "optim=sgdm", *overrides)
+    lines = [x for x in show("train.epochs=4").splitlines() if "optim.lr=" in x]
+    assert len(lines) == 3
+    assert all("optim.lr=0.0" in x and x.index("optim.lr=") < x.index("holdout=") for x in lines)
+
+
+@pytest.mark.parametrize("form", ["csv", "json"])
+def test_export_has_a_row_a_run_with_its_settings(show, runs: dict[str, Run], form: str):
+    read: Any = pd.read_csv if form == "csv" else pd.read_json
+    printed = read(StringIO(show("--format", form, "state=failed")))
+    assert show("--format", form, "--out", f"all.{form}").strip() == f"all.{form}"
+    frame = read(f"all.{form}").set_index("folder")
+    assert len(frame) == 5 and len(printed) == 1
+    row = frame.loc[str(runs["failed"].folder)]
+    assert row["optim.lr"] == 1e-3 and row["error"] == "train_loss is nan"
+    assert json.loads(row["model.hidden"]) == [1000, 1000]
+    assert frame.loc[str(runs["finished"].folder), "final"] == 97.25
+    assert frame["final"].notna().sum() == 1 and frame["seed"].tolist().count(1) == 1
+
+
+def test_parquet_needs_a_file_and_its_library(
+    show, runs: dict[str, Run], monkeypatch: pytest.MonkeyPatch
+):
+    assert "must be given --out" in show("--format", "parquet", status=2)
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "pyarrow", None)
+        err = show("--format", "parquet", "--out", "all.parquet", status=2)
+        assert err == "error: --format parquet needs a package: pip install pyarrow\n"
+    pytest.importorskip("pyarrow")
+    show("--format", "parquet", "--out", "all.parquet")
+    frame = pd.read_parquet("all.parquet").set_index("folder")
+    assert len(frame) == 5 and frame.loc[str(runs["failed"].folder), "optim.lr"] == 1e-3
