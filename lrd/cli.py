@@ -7,10 +7,13 @@ TERM 143) with its state saved. A sweep exits with the largest status of its job
 
 import logging
 import os
+import re
 import shlex
 import sys
+import textwrap
 import time
 import traceback
+from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
@@ -20,34 +23,35 @@ try:
 except ModuleNotFoundError as error:
     print(f"error: {error.name} is missing: pip install -e '.[experiments]'", file=sys.stderr)
     raise SystemExit(2) from error
+from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from lrd.config.compose import (
-    CONFIGS,
-    OmegaConfBaseException,
-    format_error,
-    require_checkout,
-    to_config,
-)
+from lrd.config.compose import CONFIGS, explain, require_checkout, to_config
+from lrd.config.messages import AUTOMATIC, GROUP_MEANINGS, READ_ELSEWHERE
 from lrd.config.schema import Config
 from lrd.launchers.base import CLUSTERS, Failure, group_choices, missing_plugin_message
 from lrd.runs.labels import is_lrd_enabled
 from lrd.runs.lock import RunLocked
-from lrd.runs.signals import Interrupted, RankLost
+from lrd.runs.signals import Interrupted, RankLost, TrainingFailed
 from lrd.runs.store import Run, RunStore
 
 RANK_LOST_STATUS = 4  # reported by every rank, because any of them may be the only one left
 
 
 class StdoutHandler(logging.Handler):
-    """Print log messages to the current ``sys.stdout``, which a launcher may redirect."""
+    """Print log messages to the current ``sys.stdout``, which a launcher may redirect, above a
+    progress bar if there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record))
+        from tqdm import tqdm
+
+        tqdm.write(self.format(record), file=sys.stdout)
 
 
 _HANDLER = StdoutHandler()
@@ -93,7 +97,7 @@ class CheckCommand(Callback):
 
 def _check_launcher(config: DictConfig) -> None:
     """Reject Hydra's own launchers of processes, which do not collect failures."""
-    launcher = config.hydra.runtime.choices["hydra/launcher"]
+    launcher = config.hydra.runtime.choices.get("hydra/launcher")
     if launcher in CLUSTERS and config.hydra.launcher._target_.endswith(".SequentialLauncher"):
         cluster = CLUSTERS[launcher]
         raise InvalidCommand(f"hydra/launcher={launcher} is not supported: use +cluster={cluster}")
@@ -107,6 +111,12 @@ class RunFunction:
 
     def __init__(self) -> None:
         self.failures: list[Failure] = []
+
+    def check(self, config: Config) -> None:
+        """Raise ValueError if a class, a setting of a class, or data are missing here."""
+        from lrd.training.builder import check_components
+
+        check_components(config)
 
     def __call__(self, cfg: DictConfig) -> float | None:
         _configure_logging()
@@ -135,35 +145,96 @@ def _configure_logging() -> None:
     logger.addHandler(_HANDLER)
 
 
+def _one_line(text: str) -> str:
+    """Escape what is not printable, such as a line break in a value."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def _describe_failure(error: Exception, config: Config | None) -> tuple[str, int]:
     """Return the reason in one line and the exit status; print the traceback of a bug."""
     for expected, status in ((ValueError, 2), (RunLocked, 3), (RankLost, RANK_LOST_STATUS)):
         if isinstance(error, expected):
             return str(error), status
     reason = str(error)
-    if not isinstance(error, FloatingPointError | OSError):
+    if not isinstance(error, FloatingPointError | OSError | TrainingFailed):
         traceback.print_exc()
         reason = f"{type(error).__name__}: {error}"
-    path = RunStore(config).folder / "error.txt" if config else None
-    return f"{reason} [{path}]" if path and path.is_file() else reason, 1
+    path = RunStore(config).folder / "error.txt" if config else ""
+    return f"{reason} [{path}]" if os.path.isfile(path) else reason, 1
 
 
 def _print_result(run: Run, sweep: bool) -> None:
     """Print the score, the run directory and, outside a sweep, what to run next."""
     score, final, best = (run.metadata[k] for k in ("score", "final", "best"))
     unit = f" {score['unit']}" if score["unit"] else ""
-    part = score["name"].partition("_")[0]
-    caution = f"; chosen on the {part} set, so optimistic" if part in ("test", "val") else ""
     print(
-        f"{score['name'].replace('_', ' ')} {final['value']:.2f}{unit} after epoch "
-        f"{final['epoch']} (best {best['value']:.2f}{unit}, epoch {best['epoch']}{caution})"
+        f"{score['name'].replace('_', ' ')} {final['value']:.2f}{unit} after epoch {final['epoch']}"
     )
+    if sum(score["name"] in epoch for epoch in run.metrics) > 1:
+        part = score["name"].partition("_")[0]
+        caution = f"; chosen on the {part} set, so optimistic" if part in ("test", "val") else ""
+        print(f"best: {best['value']:.2f}{unit} after epoch {best['epoch']}{caution}")
     print(f"run: {run.folder}")
     if not sweep:
-        has_lrd = is_lrd_enabled(run.metadata["config"]["lrd"])
-        other = "the baseline with lrd.p=1" if has_lrd else "LRD with lrd.p=0.5"
-        print(f"Next: run {other}, repeat with seed=1,2, or all optimizers:")
-        print("      python run.py -m +experiment=quickstart && python scripts/table.py quickstart")
+        print("Next: " + "\n      ".join(_next_commands(run, sys.argv[1:])))
+
+
+def _next_commands(run: Run, arguments: Sequence[str]) -> list[str]:
+    """Return commands for the other arm and other seeds of the run that ``arguments`` asked for."""
+
+    def command(without: str, new: str, *options: str) -> str:
+        kept = [a for a in arguments if not re.match(rf"\+*({without}|run\.force)=", a)]
+        return shlex.join(["python", "run.py", *options, *kept, new])
+
+    has_lrd = is_lrd_enabled(run.metadata["config"]["lrd"])
+    other, p = ("without LRD", 1) if has_lrd else ("with LRD", 0.5)
+    seeds = f"seed={run.seed + 1},{run.seed + 2}"
+    return [
+        command(r"lrd\.\w+", f"lrd.p={p}") + f"  # {other}",
+        command("seed", seeds, "-m") + "  # other seeds",
+        "python scripts/runs.py  # all runs",
+    ]
+
+
+def _group_help(kind: str) -> str:
+    """Return the groups of a ``kind`` for ``--help``: ``choose``, ``add`` or ``automatic``."""
+    loader, chosen = GlobalHydra.instance().config_loader(), HydraConfig.get().runtime.choices
+    lines: list[str] = []
+    for group in sorted(loader.list_groups("")):
+        options = loader.get_group_options(group)
+        how = "automatic" if group in AUTOMATIC else "choose" if group in chosen else "add"
+        if how == kind and options and group not in ("hydra", *READ_ELSEWHERE):
+            lines.append(f"{group}: {', '.join(options)}")
+            lines.append(f"    {GROUP_MEANINGS.get(group, 'a group of your own')}")
+    wrapped = (textwrap.wrap(line, 100, subsequent_indent="    ") for line in lines)
+    return "\n".join(line for part in wrapped for line in part)
+
+
+OmegaConf.register_new_resolver("lrd.groups", _group_help, replace=True)
+
+
+def _arrange_arguments() -> None:
+    """Put Hydra's options before the settings, the only order that Hydra takes, and expand ``~/``
+    at the start of a value, which the shell leaves as it is.
+
+    Raises:
+        InvalidCommand: An option is unknown or needs a value.
+    """
+
+    def reject(message: str) -> None:
+        is_unknown = message.startswith("unrecognized")
+        hint = "; a setting has no dashes: KEY=VALUE" if is_unknown else ""
+        raise InvalidCommand(message + hint)
+
+    parser = get_args_parser()
+    parser.allow_abbrev = False
+    parser.error = reject  # type: ignore[method-assign]
+    options, settings = sys.argv[1:], parser.parse_intermixed_args().overrides
+    for setting in settings:
+        options.remove(setting)
+    home = os.path.expanduser("~")
+    expanded = [re.sub(r"^([^=]+=[\"']?)~(?=/)", rf"\g<1>{home}", s) for s in settings]
+    sys.argv[1:] = [*options, *expanded]
 
 
 def main() -> int:
@@ -174,6 +245,9 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors, which become one line here
+    # Read when torch is imported, also by the processes of a sweep: idle threads that spin take the
+    # cores of other runs.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     is_rank_zero = os.environ.get("RANK", "0") == "0"
     with (
         nullcontext() if is_rank_zero else open(os.devnull, "w") as out,
@@ -186,6 +260,7 @@ def _main(is_rank_zero: bool) -> int:
     _configure_logging()
     function, status = RunFunction(), 0
     try:
+        _arrange_arguments()
         hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")(function)()
     except Interrupted as error:
         if is_rank_zero:
@@ -198,12 +273,14 @@ def _main(is_rank_zero: bool) -> int:
         status = 130
     except InvalidCommand as error:
         function.failures.append(Failure("", str(error), 2))
-    except (HydraException, OmegaConfBaseException) as error:
-        reason = missing_plugin_message(error) or format_error(error)
+    except (HydraException, OmegaConfBaseException, ValueError, AssertionError) as error:
+        settings = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
+        reason = missing_plugin_message(error) or explain(error, settings)
         function.failures.append(Failure("", reason, 2))
     for job, reason, failed in function.failures:
         if is_rank_zero or failed == RANK_LOST_STATUS:
-            print(f"error: {job}: {reason}" if job else f"error: {reason}", file=sys.stderr)
+            line = f"error: {job}: {reason}" if job else f"error: {reason}"
+            print(_one_line(line), file=sys.stderr)
     status = max([status, *(failure.status for failure in function.failures)])
     if function.failures and not is_rank_zero:
         time.sleep(10)  # torchrun stops all ranks when one ends: rank zero must print first

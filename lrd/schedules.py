@@ -49,6 +49,46 @@ class Poly(Schedule):
         return max(0.0, 1 - step / total) ** self.power
 
 
+class Warmup(Schedule):
+    """Rise linearly to the full learning rate in the first ``warmup`` of the run, then stay.
+
+    Of w = round(warmup * total) steps the first has 1/w of the learning rate and the last all.
+    """
+
+    def __init__(self, warmup: float = 0.05) -> None:
+        self.warmup = _check_warmup(warmup)
+
+    def __call__(self, step: int, total: int) -> float:
+        return min(1.0, (step + 1) / max(1, round(self.warmup * total)))
+
+
+class Cosine(Schedule):
+    """Fall from the full learning rate to ``floor`` of it by half a period of the cosine, after a
+    linear :class:`Warmup` (Loshchilov and Hutter, 2017, without restarts)."""
+
+    def __init__(self, warmup: float = 0.0, floor: float = 0.0) -> None:
+        self.warmup = _check_warmup(warmup)
+        if not 0 <= floor <= 1:
+            raise ValueError(f"schedule.floor must be in [0, 1], got {floor}")
+        self.floor = floor
+
+    def __call__(self, step: int, total: int) -> float:
+        first = round(self.warmup * total)
+        if step < first:
+            return (step + 1) / first
+        x = (step - first) / max(1, total - first)
+        return self.floor + (1 - self.floor) * (1 + math.cos(math.pi * x)) / 2
+
+
+def _check_warmup(warmup: float) -> float:
+    if not 0 <= warmup < 1:
+        raise ValueError(
+            f"schedule.warmup must be a fraction of the run in [0, 1), got {warmup}: "
+            "5 epochs of 100 are 0.05"
+        )
+    return warmup
+
+
 # The progress of p from its first value to its last, by the fraction x of the run.
 RAMPS: dict[str, Callable[[float], float]] = {
     "constant": lambda x: 0.0,

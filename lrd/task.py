@@ -29,6 +29,22 @@ class Batch:
     def __len__(self) -> int:
         return len(self.index)
 
+    def split(self, size: int) -> Iterator["Batch"]:
+        """Yield micro-batches of ``size`` samples, the last one of what is left. A tensor has one
+        row per sample, a list one entry per sample, a tuple or dictionary such parts."""
+        for start in range(0, len(self), size):
+            rows = slice(start, start + size)
+            inputs, targets = _take(self.inputs, rows), _take(self.targets, rows)
+            yield Batch(inputs, targets, self.index[rows], self.replicated)
+
+
+def _take(part: Any, rows: slice) -> Any:
+    if isinstance(part, tuple):
+        return tuple(_take(item, rows) for item in part)
+    if isinstance(part, dict):
+        return {name: _take(item, rows) for name, item in part.items()}
+    return part if part is None else part[rows]
+
 
 @dataclass(slots=True)
 class Step:
@@ -116,12 +132,14 @@ class Task(ABC):
     data sets and models have one too; a class of yours counts by its source.
 
     ``eval_modes`` are the values of ``eval.mode`` and ``eval.final_mode``. ``labels`` is the number
-    of labels of a task whose targets are one label per sample, int64 (n,).
+    of labels of a task whose targets are one label per sample, int64 (n,). ``loss_is_mean``: the
+    losses are means over the batch, so that its gradient may be computed in micro-batches.
     """
 
     score: Score
     recipe: ClassVar[int] = 1
     labels: int | None = None
+    loss_is_mean: ClassVar[bool] = True
     eval_modes: ClassVar[tuple[str, ...]] = ()
 
     @property

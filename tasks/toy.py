@@ -17,6 +17,8 @@ from lrd.rng import random_bits
 from lrd.task import Batch, Dataset, ModelFactory, Score, Setup, Step, Task
 from tasks.toy_function import BAD, DOMAIN, GOOD, f, is_near
 
+MAX_DRAWN = 10_000_000  # fits in memory
+
 
 class Starts(Dataset):
     """Starting points. The paper does not print its own.
@@ -35,6 +37,8 @@ class Starts(Dataset):
     ) -> None:
         if type(drawn) is not int or drawn < 1:
             raise ValueError(f"dataset.drawn must be a whole number of at least 1, got {drawn}")
+        if drawn > MAX_DRAWN:
+            raise ValueError(f"dataset.drawn must be at most {MAX_DRAWN}, got {drawn}")
         for start, place in named.items():
             if not re.fullmatch(r"\w+", start, re.ASCII):
                 raise ValueError(
@@ -91,6 +95,7 @@ class Toy(Task):
     recipe: ClassVar[int] = 1
 
     score = Score("good_basin", maximize=True, unit="%")
+    loss_is_mean = False
 
     def __init__(self, setup: Setup, dataset: Starts, model: ModelFactory, steps: int = 20) -> None:
         if not isinstance(dataset, Starts):

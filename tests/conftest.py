@@ -5,7 +5,6 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import pytest
@@ -47,7 +46,6 @@ def _no_traces() -> Iterator[None]:
     """Puts back what a run sets for the whole process."""
     threads, random = torch.get_num_threads(), torch.get_rng_state()
     deterministic = torch.are_deterministic_algorithms_enabled()
-    onednn: Any = getattr(torch.backends.mkldnn, "matmul", None)
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     switches = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
     with mock.patch.dict(os.environ):
@@ -56,8 +54,6 @@ def _no_traces() -> Iterator[None]:
     torch.set_rng_state(random)
     torch.use_deterministic_algorithms(deterministic)
     matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = switches
-    if onednn is not None:
-        onednn.fp32_precision = "none"
     torch.set_flush_denormal(False)
     GlobalHydra.instance().clear()
 

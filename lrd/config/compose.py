@@ -1,20 +1,27 @@
-"""Compose and check a configuration, and format Hydra's errors as one line. Imports no torch."""
+"""Compose and check a configuration. Imports no torch."""
 
-import difflib
-import re
+import os
 from collections.abc import Container, Sequence
 from dataclasses import fields, is_dataclass
-from pathlib import Path
+from functools import partial
+from itertools import chain
 from typing import Any
 
 import hydra
-from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from lrd.config.messages import (
+    CONFIGS,
+    GROUP_MEANINGS,
+    OWN_CLASS,
+    closed_settings,
+    format_error,
+    none_chosen,
+    open_settings,
+    unknown_setting,
+)
 from lrd.config.schema import Config
-
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 
 def require_checkout() -> None:
@@ -30,17 +37,22 @@ def to_config(cfg: DictConfig) -> Config:
     """Check and resolve a composed configuration.
 
     ``scale`` multiplies the epochs and ``lr_factor`` the optimizer's learning rate. An optimizer
-    that states no weight decay takes the task's, ``train.weight_decay``.
+    that states no weight decay takes the task's, ``train.weight_decay``. A ``~/`` at the start of
+    any text is the home directory.
 
     Raises:
         ValueError: an unknown key, a wrong type or a broken rule, in one line.
     """
     try:
-        _reject_unknown(cfg, Config, "")
+        _reject_unknown(cfg, Config, "", _settings_of(cfg))
         config = OmegaConf.to_object(cfg)
     except OmegaConfBaseException as error:
         raise ValueError(format_error(error)) from error
     assert isinstance(config, Config)
+    for group in OWN_CLASS:
+        if not getattr(config, group):
+            raise ValueError(none_chosen(group))
+    _expand_home(config)
     config.train.epochs = max(1, round(config.train.epochs * config.scale))
     if config.train.weight_decay:
         config.optim.setdefault("weight_decay", config.train.weight_decay)
@@ -82,13 +94,37 @@ def restore_config(recorded: dict[str, Any], identity: Container[str]) -> Config
     return config
 
 
-def _reject_unknown(cfg: DictConfig | ListConfig, schema: type, prefix: str) -> None:
-    known = {f.name: f.type for f in fields(schema)}
+def _reject_unknown(
+    cfg: DictConfig | ListConfig, schema: type, prefix: str, known: Sequence[str]
+) -> None:
+    types = {f.name: f.type for f in fields(schema)}
     for name in cfg:
-        if name not in known:
-            raise ValueError(_unknown_setting(f"{prefix}{name}"))
-        if is_dataclass(kind := known[str(name)]):
-            _reject_unknown(cfg[name], kind, f"{prefix}{name}.")  # type: ignore[arg-type]
+        if name not in types:
+            raise ValueError(unknown_setting(f"{prefix}{name}", known))
+        if is_dataclass(kind := types[str(name)]):
+            _reject_unknown(cfg[name], kind, f"{prefix}{name}.", known)  # type: ignore[arg-type]
+
+
+def _settings_of(cfg: DictConfig) -> list[str]:
+    """Return the names of all settings of a composed configuration."""
+    plain: Any = OmegaConf.to_container(cfg, resolve=False)
+    groups = {f.name: plain.get(f.name) for f in fields(Config) if not is_dataclass(f.type)}
+    names = (open_settings(g, node) for g, node in groups.items() if isinstance(node, dict))
+    return [*closed_settings(), *chain.from_iterable(names)]
+
+
+def _expand_home(node: Any) -> Any:
+    """Replace ``~/`` at the start of every text under ``node``, in place; return the new value."""
+    if isinstance(node, str):
+        return os.path.expanduser(node) if node.startswith("~/") or node == "~" else node
+    if isinstance(node, list):
+        node[:] = [_expand_home(value) for value in node]
+    elif isinstance(node, dict):
+        node.update({name: _expand_home(value) for name, value in node.items()})
+    elif is_dataclass(node):
+        for field in fields(node):
+            setattr(node, field.name, _expand_home(getattr(node, field.name)))
+    return node
 
 
 def compose(overrides: Sequence[str]) -> DictConfig:
@@ -99,46 +135,27 @@ def compose(overrides: Sequence[str]) -> DictConfig:
     """
     require_checkout()
     try:
-        with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            return hydra.compose("config", overrides=list(overrides))
+        return _compose(overrides)
     except Exception as error:
-        raise ValueError(format_error(error)) from error
+        raise ValueError(explain(error, overrides)) from error
 
 
-def format_error(error: BaseException) -> str:
-    """Format an error of Hydra or OmegaConf as one line in the terms of the command line."""
-    text = str(error)
-    if choice := re.search(r"Could not find '([^']*)/([^'/]*)'", text):
-        group, name = choice.groups()
-        listed = re.search(r"Available options in '[^']*':\n((?:\t.*\n?)+)", text)
-        options = ", ".join(listed[1].split()) if listed else "none"
-        return f"unknown {group} '{name}'; available: {options}"
-    if setting := re.search(r"Could not override '([^']*)'", text):
-        return _unknown_setting(setting[1])
-    if sweep := re.search(r"Ambiguous value for argument '([^']*)'", text):
-        return f"{sweep[1]} is a sweep and needs -m (a list needs brackets)"
-    if override := re.match(r"Error merging override (.*)", text):
-        reason = str(error.__cause__).splitlines()[0] if error.__cause__ else "it does not fit"
-        return f"{override[1]}: {reason}"
-    if isinstance(error, OverrideParseException):
-        lines = [line for line in text.splitlines() if not line.startswith("See http")]
-        return f"cannot parse {error.override!r} as KEY=VALUE: {lines[-1]}"
-    if isinstance(error, OmegaConfBaseException):
-        return f"{error.full_key or 'configuration'}: {text.splitlines()[0]}"
-    return "; ".join(line.strip() for line in text.splitlines() if line.strip())
+def explain(error: BaseException, overrides: Sequence[str]) -> str:
+    """Return the line for an error that Hydra raised for the command line ``overrides``."""
+    return format_error(error, overrides, partial(_known_settings, overrides))
 
 
-def _unknown_setting(setting: str) -> str:
-    """Return the line for an unknown setting, with the closest one or all of its group."""
-    group, _, name = setting.rpartition(".")
-    schema: Any = Config
-    for part in filter(None, group.split(".")):
-        schema = (
-            {f.name: f.type for f in fields(schema)}.get(part) if is_dataclass(schema) else None
-        )
-    if not is_dataclass(schema):
-        return f"unknown setting {setting}; python run.py --cfg job shows the settings"
-    known = [f"{group}.{f.name}".lstrip(".") for f in fields(schema)]
-    if near := difflib.get_close_matches(setting, known, 1):
-        return f"unknown setting {setting}. Did you mean {near[0]}?"
-    return f"unknown setting {setting}; available: {', '.join(known)}"
+def _compose(overrides: Sequence[str]) -> DictConfig:
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return hydra.compose("config", overrides=list(overrides))
+
+
+def _known_settings(overrides: Sequence[str]) -> list[str]:
+    """Return the settings that the groups chosen in ``overrides`` have."""
+    choices = [o for o in overrides if o.lstrip("+").partition("=")[0] in GROUP_MEANINGS]
+    for chosen in (choices, []):
+        try:
+            return _settings_of(_compose(chosen))
+        except Exception:  # a wrong choice, or a group of --config-dir
+            continue
+    return closed_settings()

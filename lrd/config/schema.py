@@ -66,6 +66,9 @@ class Train:
     ``cudnn_benchmark``: on a GPU, time the algorithms of each convolution and take the fastest, so
     that rounding may differ between two runs; void with ``deterministic``.
     ``sync_batchnorm``: on several GPUs, batch norm over the complete batch, not a rank's shard.
+    ``accumulate``: micro-batches in which a step computes its batch's gradient.
+    ``clip_norm``: the largest norm of a step's gradient, which is scaled down to it.
+    ``checkpoint_minutes`` between two checkpoints; ``checkpoint_every``: also every so many epochs.
     """
 
     epochs: int = 100
@@ -76,19 +79,28 @@ class Train:
     compile: bool = False
     deterministic: bool = False
     max_steps: int | None = None
+    clip_norm: float | None = None
+    accumulate: int = 1
     cuda_graph: bool = not_in_fingerprint(False)
     cudnn_benchmark: bool = not_in_fingerprint(False)
     sync_batchnorm: bool = not_in_fingerprint(True)
     device: str = not_in_fingerprint("auto")
     threads: int | None = not_in_fingerprint(None)
-    checkpoint_every: int = not_in_fingerprint(1)
+    checkpoint_minutes: float = not_in_fingerprint(10.0)
+    checkpoint_every: int | None = not_in_fingerprint(None)
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "checkpoint_every"):
+        for name in ("epochs", "batch_size", "accumulate"):
             require(f"train.{name}", getattr(self, name), getattr(self, name) >= 1, "at least 1")
         decay = self.weight_decay
         require("train.weight_decay", decay, decay >= 0, "at least 0")
-        for name in ("max_steps", "threads"):
+        is_even = self.batch_size % self.accumulate == 0
+        rule = f"a divisor of train.batch_size={self.batch_size}"
+        require("train.accumulate", self.accumulate, is_even, rule)
+        clip, minutes = self.clip_norm, self.checkpoint_minutes
+        require("train.clip_norm", clip, clip is None or clip > 0, "above 0, or null")
+        require("train.checkpoint_minutes", minutes, minutes >= 0, "at least 0")
+        for name in ("max_steps", "threads", "checkpoint_every"):
             value = getattr(self, name)
             require(f"train.{name}", value, value is None or value >= 1, "at least 1, or null")
         require_one_of("train.precision", self.precision, ["fp32", "tf32", "bf16", "fast"])
@@ -130,16 +142,26 @@ class Data:
 
 @dataclass
 class RunDirectory:
-    """Where a run is stored. ``allow``: further packages whose classes may be instantiated."""
+    """Where a run is stored. ``allow``: further packages whose classes may be instantiated.
+
+    ``keep``: what a finished run keeps: ``weights`` in last.pt; ``last``: the optimizer's state
+    too; ``best``: the weights, and those of the best epoch in best.pt; ``none``: no checkpoint.
+    """
 
     dir: str = not_in_fingerprint("runs")
     name: str = not_in_fingerprint("run")
     force: bool = not_in_fingerprint(False)
+    keep: str = not_in_fingerprint("weights")
     allow: list[str] = not_in_fingerprint(factory=list)
 
     def __post_init__(self) -> None:
         is_safe = re.fullmatch(r"\w[\w.-]*", self.name, re.ASCII) is not None
         require("run.name", self.name, is_safe, "letters, digits, '_', '-' and '.'")
+        require_one_of("run.keep", self.keep, ["weights", "last", "best", "none"])
+        for name in ("dir", "name"):
+            value = getattr(self, name)
+            is_short = all(len(part.encode()) <= 255 for part in value.split("/"))
+            require(f"run.{name}", value, is_short, "of at most 255 bytes between slashes")
 
 
 @dataclass

@@ -1,9 +1,9 @@
 """What all launchers do: check every job of a sweep before the first one starts, and collect
-results. Imports no torch, but for the check of components."""
+results. Imports no torch."""
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -12,7 +12,7 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, open_dict
 
 from lrd.config.compose import to_config
-from lrd.config.schema import Config
+from lrd.config.schema import LRD, Config, RunDirectory
 from lrd.runs.store import Run, RunStore
 
 # Hydra's launchers, each with the option of `+cluster=` that uses it.
@@ -31,6 +31,9 @@ class JobFunction(Protocol):
     """Run one configuration and return its score; append to ``failures`` if it fails."""
 
     failures: list[Failure]
+
+    def check(self, config: Config) -> None:
+        """Raise ValueError if a class, a setting of a class, or data are missing here."""
 
     def __call__(self, cfg: DictConfig) -> float | None: ...
 
@@ -113,7 +116,8 @@ class SweepLauncher(Launcher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        jobs, invalid = check_jobs(self.context, job_overrides, self.checks_components)
+        check = self.function.check if self.checks_components else None
+        jobs, invalid = check_jobs(self.context, job_overrides, check)
         if invalid:
             self.failures += invalid
             return [job_return(None) for _ in job_overrides]
@@ -135,12 +139,16 @@ class SweepLauncher(Launcher):
 
 
 def check_jobs(
-    context: Mapping[str, Any], job_overrides: Sequence[Sequence[str]], components: bool
+    context: Mapping[str, Any],
+    job_overrides: Sequence[Sequence[str]],
+    check: Callable[[Config], None] | None,
 ) -> tuple[list[SweepJob], list[Failure]]:
     """Compose every job of a sweep; return the valid ones and what is wrong with the others.
 
-    A mistake that several jobs share is one failure. ``components``: look for classes and data too.
+    A mistake that several jobs share is one failure. ``check`` looks for classes and data; jobs
+    that differ in nothing that it reads are checked once.
     """
+    checked: dict[str, str | None] = {}
     jobs: list[SweepJob] = []
     mistakes: dict[str, list[str]] = {}
     loader = context["hydra_context"].config_loader
@@ -153,8 +161,12 @@ def check_jobs(
         try:
             config = to_config(cfg)
             store = RunStore(config)
-            if components and not store.is_finished:
-                _check_components(config)
+            if check is not None and not store.is_finished:
+                key = repr([config.run.allow, replace(config, **_UNCHECKED)])
+                if key not in checked:
+                    checked[key] = _reason(check, config)
+                if (reason := checked[key]) is not None:
+                    raise ValueError(reason)
             jobs.append(SweepJob(tuple(overrides), text, config, choices, store))
         except ValueError as error:
             mistakes.setdefault(str(error), []).append(text)
@@ -164,37 +176,23 @@ def check_jobs(
     ]
 
 
+# Groups of settings in which many jobs of a sweep differ, and of which no class or data depend.
+_UNCHECKED = {"seed": 0, "lrd": LRD(), "run": RunDirectory(), "scale": 1.0, "lr_factor": 1.0}
+
+
+def _reason(check: Callable[[Config], None], config: Config) -> str | None:
+    try:
+        check(config)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
 def _name_jobs(texts: Sequence[str], count: int) -> str:
     """Return which jobs of a sweep a mistake concerns; nothing if all."""
     if len(texts) == count > 1:
         return ""
     return texts[0] + (f" and {len(texts) - 1} more" if len(texts) > 1 else "")
-
-
-def _check_components(config: Config) -> None:
-    """Raise ValueError if a class, a setting of a class, or data are missing."""
-    parts = [asdict(config)[name] for name in ("task", "dataset", "model", "optim", "schedule")]
-    parts += [
-        config.regularizer,
-        config.data,
-        config.train.batch_size,
-        config.eval,
-        config.run.allow,
-    ]
-    key = repr(parts)
-    if key not in _checked:
-        from lrd.training.builder import check  # imports torch, only after all settings are valid
-
-        try:
-            check(config)
-            _checked[key] = None
-        except ValueError as error:
-            _checked[key] = str(error)
-    if (reason := _checked[key]) is not None:
-        raise ValueError(reason)
-
-
-_checked: dict[str, str | None] = {}
 
 
 def job_return(score: float | None) -> JobReturn:

@@ -20,7 +20,7 @@ class SequentialLauncher(BasicLauncher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        _, invalid = check_jobs(self.context, job_overrides, components=True)
+        _, invalid = check_jobs(self.context, job_overrides, self.function.check)
         if invalid:
             self.function.failures += invalid
             return [job_return(None) for _ in job_overrides]

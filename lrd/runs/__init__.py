@@ -1,7 +1,7 @@
 """Runs on disk: where they are, what they hold, who works on them. Imports no torch."""
 
 from lrd.runs.lock import RunLocked, is_locked, run_lock
-from lrd.runs.signals import Interrupted, RankLost, StopSignals
+from lrd.runs.signals import Interrupted, RankLost, StopSignals, TrainingFailed
 from lrd.runs.store import TIMES, Run, RunIndex, RunStore, find_runs, open_run
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "RunLocked",
     "RunStore",
     "StopSignals",
+    "TrainingFailed",
     "find_runs",
     "is_locked",
     "open_run",

@@ -59,3 +59,7 @@ class StopSignals:
             raise KeyboardInterrupt
         self._seen.add(number)
         self.signal = number
+
+
+class TrainingFailed(Exception):
+    """Training ended by an error that no rule on the settings foresaw; error.txt has the rest."""

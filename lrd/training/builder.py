@@ -21,7 +21,7 @@ from lrd.schedules import PSchedule, Schedule
 from lrd.task import Dataset, Setup, Task
 from lrd.training.device import configure_device, default_num_workers, resolve_precision
 from lrd.training.distributed import SINGLE_PROCESS, DistributedContext
-from lrd.training.instantiate import resolve_target
+from lrd.training.instantiate import TorchSchedule, resolve_target
 from lrd.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -32,34 +32,26 @@ WANDB = {"_target_": "lrd.loggers.wandb.WandbLogger"}
 class Components:
     """What a run consists of, instantiated and checked. No data have been read.
 
-    ``precision`` (fp32, tf32, bf16) and ``matmul`` (default, onednn) are what the run computes
-    with.
+    ``precision`` (fp32, tf32, bf16) is what the run computes with.
     """
 
     task: Task
     model: nn.Module
     optimizer: LRDropout
-    schedule: Schedule
+    schedule: Schedule | TorchSchedule
     p_schedule: PSchedule
     regularizers: list[Regularizer]
     device: torch.device
     precision: str
-    matmul: str
 
 
-def build(
-    config: Config,
-    recorded: dict[str, Any] | None = None,
-    ranks: DistributedContext = SINGLE_PROCESS,
-) -> Components:
+def build(config: Config, ranks: DistributedContext = SINGLE_PROCESS) -> Components:
     """Check and instantiate everything a run needs; read no data.
-
-    ``recorded`` is the metadata of an unfinished run to resume: its choices are repeated.
 
     Raises:
         ValueError: A user's mistake, in one line.
     """
-    device, matmul = configure_device(config, recorded)
+    device = configure_device(config)
     fused = config.lrd.implementation != "reference"
     make = {
         group: resolve_target(
@@ -69,9 +61,13 @@ def build(
     }
     resolve_loggers(config)
     regularizers = build_regularizers(config)
-    schedule = make["schedule"]()
     task = build_task(config, device)
     check_eval(config.eval, task)
+    if config.train.accumulate > 1 and not task.loss_is_mean:
+        raise ValueError(
+            f"train.accumulate must be 1 with {type(task).__name__}, whose loss is no mean over "
+            f"samples, got {config.train.accumulate}"
+        )
     torch.default_generator.manual_seed(fold_key("init", config.seed))
     model = task.model()
     if config.train.sync_batchnorm:
@@ -82,6 +78,9 @@ def build(
     if config.train.channels_last:
         model.register_forward_pre_hook(_channels_last)
     optimizer = _wrap_optimizer(make["optim"](task.param_groups(model)), config)
+    schedule = make["schedule"]()
+    if isinstance(schedule, TorchSchedule):
+        schedule.check(optimizer)
     if config.train.compile:
         # torch's CUDA builds warn of a missing GPU at the first compilation.
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
@@ -96,11 +95,10 @@ def build(
         regularizers=regularizers,
         device=device,
         precision=resolve_precision(config.train.precision, device),
-        matmul=matmul,
     )
 
 
-def check(config: Config) -> None:
+def check_components(config: Config) -> None:
     """Look for every class and for the data, without building a network.
 
     Raises:
@@ -132,7 +130,10 @@ def resolve_loggers(config: Config) -> dict[str, Callable[..., Logger]]:
     nodes = {n: x for n, x in config.logger.items() if x.get("_target_") != WANDB["_target_"]}
     if config.wandb.mode != "disabled":
         nodes["wandb"] = WANDB
-    return {name: resolve_target("logger", x, config.run.allow) for name, x in nodes.items()}
+    return {
+        name: resolve_target("logger", node, config.run.allow, where=f"logger.{name}")
+        for name, node in nodes.items()
+    }
 
 
 def build_dataset(config: Config, device: torch.device) -> Dataset:
@@ -180,7 +181,11 @@ def build_trainer(
         bf16=parts.precision == "bf16",
         batch_size=config.train.batch_size,
         compiled=config.train.compile,
-        cuda_graph=config.train.cuda_graph and not ranks.is_distributed,
+        clip_norm=config.train.clip_norm,
+        accumulate=config.train.accumulate,
+        cuda_graph=config.train.cuda_graph
+        and not ranks.is_distributed
+        and config.train.accumulate == 1,
         ranks=ranks,
     )
     if about := parts.task.describe():
@@ -236,7 +241,10 @@ def build_regularizers(config: Config) -> list[Regularizer]:
     random stream, so they are rejected."""
     built: dict[type, tuple[str, Regularizer]] = {}
     for name, node in sorted(config.regularizer.items()):
-        regularizer = resolve_target("regularizer", node, config.run.allow)(seed=config.seed)
+        if not isinstance(node, dict):
+            raise ValueError(f"regularizer.{name} must hold a _target_ and settings, got {node}")
+        make = resolve_target("regularizer", node, config.run.allow, where=f"regularizer.{name}")
+        regularizer = make(seed=config.seed)
         if type(regularizer) in built:
             raise ValueError(
                 f"regularizer.{name} must be of another class than regularizer."

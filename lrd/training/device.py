@@ -1,35 +1,22 @@
-"""The device of a run, torch's switches, and the choices that run.json records."""
+"""The device of a run, and torch's switches."""
 
 import ctypes
 import os
-import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from lrd.config import Config
 from lrd.training.distributed import local_rank, local_world_size
 
 _THREADS = torch.get_num_threads()
-# oneDNN multiplies float32 matrices if it is at least this many times faster ...
-MIN_SPEEDUP = 1.2
-# ... and its error against float64 is at most this many times the default's.
-MAX_ERROR_RATIO = 2.0
 # glibc's mallopt parameters: free memory at the top of the heap above which the heap is trimmed,
 # and the number of allocations that may be mappings of their own, unmapped when freed.
 TRIM_THRESHOLD, MMAP_MAX = -1, -4
 
 
-def configure_device(
-    config: Config, recorded: dict[str, Any] | None = None
-) -> tuple[torch.device, str]:
-    """Set torch's switches and return the device and the kind of matrix product.
-
-    ``recorded``, the metadata of a resumed run, decides what would be measured otherwise.
+def configure_device(config: Config) -> torch.device:
+    """Set torch's switches and return the device.
 
     Raises:
         ValueError: The device does not exist.
@@ -57,7 +44,7 @@ def configure_device(
     torch.set_flush_denormal(device.type == "cpu")
     if device.type == "cpu":
         disable_malloc_trim()
-    return device, _matmul(device, (recorded or {}).get("matmul"))
+    return device
 
 
 def disable_malloc_trim() -> None:
@@ -98,48 +85,3 @@ def is_bf16_supported(device: torch.device) -> bool:
         return False
     flags = next((x for x in text.splitlines() if x.startswith(("flags", "Features"))), "").split()
     return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags)
-
-
-def _matmul(device: torch.device, recorded: str | None) -> str:
-    """Select what multiplies float32 matrices on a CPU: "default", or "onednn" if it is faster."""
-    switch: Any = getattr(torch.backends.mkldnn, "matmul", None)
-    if switch is None or device.type != "cpu":
-        return "default"
-    set_onednn(switch, False)
-    choice = recorded or ("onednn" if _has_avx512() and is_onednn_faster(switch) else "default")
-    set_onednn(switch, choice == "onednn")
-    return choice
-
-
-def _has_avx512() -> bool:
-    """Return whether oneDNN's reduced-precision path, which its float32 kernels need, exists."""
-    return "AVX512" in torch.backends.cpu.get_cpu_capability()
-
-
-def set_onednn(switch: Any, on: bool) -> None:
-    # Requesting bf16 directs float32 products to oneDNN. Without bf16 matrix instructions (AMX),
-    # oneDNN still computes them in float32; the self-test checks that.
-    switch.fp32_precision = "bf16" if on else "none"
-
-
-def is_onednn_faster(
-    switch: Any,
-    product: Callable[[Tensor, Tensor], Tensor] = torch.matmul,
-    clock: Callable[[], float] = time.perf_counter,
-) -> bool:
-    """Return whether oneDNN multiplies as accurately as the default, and faster."""
-    generator = torch.Generator().manual_seed(0)
-    a, b = (torch.randn(512, 512, generator=generator) for _ in range(2))
-    exact = a.double() @ b.double()
-    errors: dict[bool, float] = {}
-    times: dict[bool, list[float]] = {False: [], True: []}
-    for _ in range(7):
-        for on in (False, True):
-            set_onednn(switch, on)
-            began = clock()
-            result = product(a, b)
-            times[on].append(clock() - began)
-            errors[on] = float((result.double() - exact).abs().max())
-    set_onednn(switch, False)
-    speedup = statistics.median(times[False]) / statistics.median(times[True])
-    return errors[True] <= MAX_ERROR_RATIO * errors[False] and speedup >= MIN_SPEEDUP

@@ -11,6 +11,7 @@ import inspect
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -73,19 +74,31 @@ class DistributedContext:
             weight: Tensor | float = 1 / self.world
             stats = {name: value * weight for name, value in step.stats.items()}
             return Step({n: loss * weight for n, loss in step.losses.items()}, stats)
-        device = next(iter(step.losses.values())).device
-        count = len(batch) if step.count is None else step.count
-        # ``full`` and not ``tensor``: copying a number to a GPU would synchronize.
-        is_tensor = isinstance(count, Tensor)
-        own = count.float() if is_tensor else torch.full((), float(count), device=device)
+        own = self.count_terms(step, batch)
         total = own.clone()
         distributed.all_reduce(total)
         weight = own / total.clamp(min=1)
         return Step({name: loss * weight for name, loss in step.losses.items()}, step.stats)
 
+    def count_terms(self, step: Step, batch: Batch) -> Tensor:
+        """Return how many terms this rank's losses are means of, float32 () on their device."""
+        if step.count is not None:
+            return step.count.float()
+        # ``full`` and not ``tensor``: copying a number to a GPU would synchronize.
+        device = next(iter(step.losses.values())).device
+        return torch.full((), float(len(batch)), device=device)
+
     def backward(self, loss: Tensor) -> None:
         """Compute the gradients of the sum of ``loss`` over the ranks (torch takes the mean)."""
         (loss * self.world if self.is_distributed else loss).backward()
+
+    def defer_all_reduce(self, network: nn.Module, defer: bool) -> AbstractContextManager[None]:
+        """Return a context whose backward leaves the gradients to that of a later one, which adds
+        them up over the ranks."""
+        if not (defer and self.is_distributed):
+            return nullcontext()
+        assert isinstance(network, DistributedDataParallel)
+        return network.no_sync()
 
     def num_counted(self, batch: Batch) -> int:
         """Return how many samples of ``batch`` this rank counts, so that each counts once."""

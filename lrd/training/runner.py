@@ -1,10 +1,14 @@
 """One run from its configuration to its record: start it, resume it, or return it if finished."""
 
+import errno
 import logging
+import os
+import time
 import traceback
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,13 +16,26 @@ from torch import nn
 
 from lrd.config import Config
 from lrd.loggers import ConsoleLogger, ImageLogger, JSONLLogger, Logger, StepLogger, replay
-from lrd.runs import Interrupted, RankLost, Run, RunLocked, RunStore, StopSignals, run_lock
+from lrd.runs import (
+    Interrupted,
+    RankLost,
+    Run,
+    RunLocked,
+    RunStore,
+    StopSignals,
+    TrainingFailed,
+    run_lock,
+)
 from lrd.runs.labels import experiment_names
 from lrd.runs.store import summarize
 from lrd.training.builder import build, build_task, build_trainer, resolve_loggers
-from lrd.training.checkpoint import load_checkpoint, save_checkpoint
-from lrd.training.device import configure_device
-from lrd.training.distributed import DistributedContext, init_distributed
+from lrd.training.checkpoint import (
+    BestWeights,
+    CheckpointError,
+    CheckpointWriter,
+    load_checkpoint,
+)
+from lrd.training.distributed import init_distributed
 from lrd.training.environment import describe_environment
 from lrd.training.trainer import Trainer
 
@@ -39,6 +56,7 @@ def execute(config: Config, choices: dict[str, str], command: str = "") -> Run:
         Interrupted: A signal stopped the run; the same command resumes it.
         RankLost: Another rank is lost; the same command resumes from the last checkpoint.
         FloatingPointError: A loss is not finite.
+        TrainingFailed: A step raised a ValueError.
         OSError: A file cannot be written; what was written before is complete.
     """
     ranks = init_distributed(gpus=config.train.device != "cpu" and torch.cuda.is_available())
@@ -48,8 +66,8 @@ def execute(config: Config, choices: dict[str, str], command: str = "") -> Run:
         log.info(f"finished already: {store.folder} (run.force=true runs it again)")
         return ranks.on_rank_zero(lambda: _log_finished(store.run, config, choices))
     ranks.on_all_ranks(store.require_same_code)
-    recorded = ranks.on_rank_zero(lambda: _read_record(store, ranks))
-    parts = ranks.on_all_ranks(lambda: build(config, recorded, ranks))
+    recorded = ranks.on_rank_zero(lambda: _read_record(store))
+    parts = ranks.on_all_ranks(lambda: build(config, ranks))
     try:
         with StopSignals() as signals, ExitStack() as held:
             ranks.on_rank_zero(lambda: held.enter_context(run_lock(store.folder)))
@@ -63,15 +81,11 @@ def execute(config: Config, choices: dict[str, str], command: str = "") -> Run:
             )
             computed = {
                 "precision": parts.precision,
-                "matmul": parts.matmul,
                 "implementation": implementation,
             }
             return _RunSession(store, trainer, computed, signals).run(choices, command)
     except OSError as error:
-        raise OSError(
-            f"{error.filename or store.folder}: {error.strerror}; what was written before is "
-            "complete: make room there, or choose another run.dir, and run the same command again"
-        ) from error
+        raise OSError(_describe_os_error(error, store.folder)) from error
 
 
 def _require_same_data(store: RunStore) -> None:
@@ -101,14 +115,40 @@ def _batch_norm_kind(model: nn.Module, world: int) -> str:
     return f"over shards of {world} ranks" if local and world > 1 else "over the batch"
 
 
-def _read_record(store: RunStore, ranks: DistributedContext) -> dict[str, Any] | None:
-    """Return the metadata of a run to resume; on several ranks with what rank zero measures."""
+# What to do about an error of the file system, by its number.
+_FULL = "make room there, or choose another run.dir"
+_FORBIDDEN = "get permission to write there, or choose another run.dir"
+_ADVICE = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+    errno.EACCES: _FORBIDDEN,
+    errno.EPERM: _FORBIDDEN,
+    errno.EROFS: "mount it for writing, or choose another run.dir",
+}
+
+
+def _describe_os_error(error: OSError, folder: Path) -> str:
+    """Return what failed, and what to do about it if it concerns the run's ``folder``."""
+    if error.errno is None:  # of a library, such as that of a damaged image
+        return " ".join(str(error).split())
+    path = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else None
+    advice = _ADVICE.get(error.errno)
+    is_ours = path is None and advice is not None
+    if path is not None:
+        is_ours = path.is_relative_to(folder) or folder.is_relative_to(path)
+    if not is_ours:
+        return f"{path}: {error.strerror}" if path else str(error)
+    advice = advice or "see to it, or choose another run.dir"
+    return (
+        f"{path or folder}: {error.strerror}; what was written before is complete: {advice}, and "
+        "run the same command again"
+    )
+
+
+def _read_record(store: RunStore) -> dict[str, Any] | None:
+    """Return the metadata of a run to resume."""
     resumes = store.checkpoint.exists() and not store.config.run.force
-    recorded = store.run.metadata if resumes else None
-    if ranks.is_distributed:
-        _, matmul = configure_device(store.config, recorded)
-        recorded = {**(recorded or {}), "matmul": matmul}
-    return recorded
+    return store.run.metadata if resumes else None
 
 
 def _open_chosen_loggers(run: Run, config: Config) -> list[Logger]:
@@ -150,8 +190,14 @@ class _RunSession:
         environment["ranks"] = self.ranks.world
         environment["batch_norm"] = _batch_norm_kind(self.trainer.model, self.ranks.world)
         self.identity = run.identity
+        self.writer = CheckpointWriter(background=self.trainer.device.type == "cuda")
+        self.best: BestWeights | None = None
+        kept = None
         if self.store.checkpoint.exists():
-            self._resume(run, environment)
+            kept = self._resume(run, environment)
+        if self.store.config.run.keep == "best":
+            self.best = BestWeights(self.trainer.model, self.trainer.task.score, kept)
+        self._schedule_save()
         score = self.trainer.task.score
         run = Run(run.folder, {k: v for k, v in run.metadata.items() if k != "error"})
         fields = dict(
@@ -170,45 +216,89 @@ class _RunSession:
         self.trainer.on_step_end, self.trainer.on_epoch_end = self._on_step_end, self._on_epoch_end
         return self._train(run)
 
-    def _resume(self, run: Run, environment: dict[str, Any]) -> None:
-        self.trainer.load_state_dict(load_checkpoint(self.store.checkpoint, self.identity))
+    def _resume(self, run: Run, environment: dict[str, Any]) -> dict[str, Any] | None:
+        """Load the checkpoint; return what is known of the best epoch."""
         recorded, found = run.metadata.get("data_manifest"), self.trainer.task.manifest()
         if recorded is not None and recorded != found:
             raise ValueError(
                 f"{run.folder} is unfinished, with other data (then {recorded}, now {found}): "
                 "restore them to resume it, or use run.name=NAME, or run.force=true to restart it"
             )
+        path = self.store.checkpoint
+        state = load_checkpoint(path, self.identity)
+        try:
+            self.trainer.load_state_dict(state)
+        except torch.OutOfMemoryError:
+            raise
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(
+                f"{path} does not fit this version of the code ({_first_line(error)}): delete it "
+                "or pass run.force=true to restart the run"
+            ) from error
         at = self.trainer.state
         log.info(f"resuming after epoch {at.epoch}, step {at.step}: {run.folder}")
-        for name in ("device", "threads", "versions", "ranks", "batch_norm", *self.computed):
-            if name in run.metadata and run.metadata[name] != environment[name]:
+        for name in (
+            "device",
+            "threads",
+            "versions",
+            "ranks",
+            "batch_norm",
+            "matmul",
+            *self.computed,
+        ):
+            now = environment.get(name, "default")
+            if name in run.metadata and run.metadata[name] != now:
                 log.info(
-                    f"note: {name} was {run.metadata[name]}, is {environment[name]}: the numbers "
+                    f"note: {name} was {run.metadata[name]}, is {now}: the numbers "
                     "agree up to floating-point error, not bitwise"
                 )
+        score = self.trainer.task.score
+        lines = [line for line in run.metrics[: at.epoch] if score.name in line]
+        if "best" in state or not lines:
+            return state.get("best")
+        best = summarize(lines, {"name": score.name, "maximize": score.maximize})["best"]
+        return {"epoch": best["epoch"], "score": best["value"], "model": None}
 
     def _on_step_end(self, trainer: Trainer) -> None:
-        signal = self.ranks.all_reduce_max(self.signals.signal)
+        """Save if a signal asks the run to stop, or if it is time: 0, below every signal."""
+        is_due = time.monotonic() >= self.next_save
+        signal = self.ranks.all_reduce_max(self.signals.signal or (0 if is_due else None))
         if signal is not None:
             self._save()
+        if signal:
+            self.ranks.on_rank_zero(self.writer.wait)
             raise Interrupted(signal)
 
     def _on_epoch_end(self, trainer: Trainer) -> None:
-        if trainer.finished or trainer.state.epoch % self.store.config.train.checkpoint_every == 0:
+        every = self.store.config.train.checkpoint_every
+        if trainer.finished or (every and trainer.state.epoch % every == 0):
             self._save()
         self._on_step_end(trainer)
 
+    def _schedule_save(self) -> None:
+        self.next_save = time.monotonic() + 60 * self.store.config.train.checkpoint_minutes
+
     def _save(self) -> None:
-        state = self.trainer.state_dict()
-        self.ranks.on_rank_zero(
-            lambda: save_checkpoint(self.store.checkpoint, state, self.identity)
-        )
+        is_full = not self.trainer.finished or self.store.config.run.keep == "last"
+        state = self.trainer.state_dict(full=is_full)
+        self.ranks.on_rank_zero(lambda: self._write(state))
+        self._schedule_save()
+
+    def _write(self, state: dict[str, Any]) -> None:
+        """Write the checkpoint, with the best weights; a finished run has these in best.pt."""
+        best = self.best.kept if self.best else None
+        if best is not None and best["model"] is not None:
+            if self.trainer.finished:
+                self.writer.write(self.store.folder / "best.pt", best, self.identity)
+            else:
+                state = {**state, "best": best}
+        self.writer.write(self.store.checkpoint, state, self.identity)
 
     def _train(self, run: Run) -> Run:
         trainer = self.trainer
-        self.ranks.on_rank_zero(lambda: self._open_loggers(run))
         outcome: dict[str, Any] = {"status": "failed"}
         try:
+            self.ranks.on_rank_zero(lambda: self._open_loggers(run))
             trainer.run()
             run = self.ranks.on_rank_zero(lambda: self._finish(run))
             outcome = {name: run.metadata[name] for name in ("status", "final", "best")}
@@ -223,8 +313,11 @@ class _RunSession:
                 self._update(run, **outcome)
                 raise RankLost(self.ranks.rank) from error
             self._record_failure(error, run)
+            if isinstance(error, ValueError):  # the command was accepted: it is not wrong
+                raise TrainingFailed(self._reason(error)) from error
             raise
         finally:
+            self.writer.close()
             trainer.task.close()
             for logger in trainer.loggers:
                 logger.close(outcome)
@@ -234,23 +327,46 @@ class _RunSession:
         trainer, config = self.trainer, self.store.config
         trainer.loggers = [
             JSONLLogger(run.folder / "metrics.jsonl", trainer.state.epoch),
-            ConsoleLogger(trainer.epochs, trainer.task.steps_per_epoch),
+            ConsoleLogger(
+                trainer.steps,
+                trainer.task.steps_per_epoch,
+                trainer.task.score.name,
+                done=trainer.state.total,
+            ),
             ImageLogger(run.folder),
         ]
+        if self.best is not None:
+            trainer.loggers.append(self.best)
         steps = run.folder / "steps.jsonl"
         if config.log.every_steps or steps.exists():
             trainer.loggers.append(StepLogger(steps, trainer.state.total))
         trainer.loggers += _open_chosen_loggers(run, config)
 
     def _finish(self, run: Run) -> Run:
+        self.writer.wait()
         scores = summarize(run.metrics, run.metadata["score"])
         (run.folder / "error.txt").unlink(missing_ok=True)
-        return run.update(status="finished", **scores, ended=_now())
+        finished = run.update(status="finished", **scores, ended=_now())
+        if self.store.config.run.keep == "none":
+            self.store.checkpoint.unlink()
+        if self.best is not None and not (run.folder / "best.pt").exists():
+            log.info(
+                f"note: no best.pt, as epoch {scores['best']['epoch']} was before run.keep=best"
+            )
+        return finished
 
     def _update(self, run: Run, **fields: Any) -> None:
         """Update the record on rank zero, without communication: other ranks may be lost."""
         if self.ranks.is_rank_zero:
             run.update(**fields)
+
+    def _reason(self, error: ValueError) -> str:
+        if "more than 1 value per channel" in str(error):  # torch's batch norm
+            return (
+                "train.batch_size must leave no batch of one image for this network, whose batch "
+                f"norm needs two, got {self.store.config.train.batch_size}: change it by one"
+            )
+        return str(error)
 
     def _record_failure(self, error: Exception, run: Run) -> None:
         """Record why a run failed, if the disk has room for it."""
@@ -261,6 +377,10 @@ class _RunSession:
             run.update(status="failed", error=str(error) or type(error).__name__, ended=_now())
         except OSError:
             pass
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def _now() -> str:

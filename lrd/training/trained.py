@@ -143,7 +143,7 @@ def evaluate_run(run: str | Path | Run, overrides: Sequence[str] = ()) -> tuple[
         raise ValueError(f"RUN must be finished, got {run.folder}, which is {run.state}")
     own = recorded_config(run)
     config, settings = change_evaluation(own, overrides)
-    device, _ = configure_device(config, run.metadata)
+    device = configure_device(config)
     _require_same_labels(own, config, device)
     trained = _load(run, config, device)
     check_eval(config.eval, trained.task)

@@ -25,6 +25,7 @@ from lrd.task import Batch, Step, Task
 from lrd.training.cuda_graphs import GraphedStep, prefetch_to_device
 from lrd.training.distributed import SINGLE_PROCESS, DistributedContext
 from lrd.training.evaluator import Evaluator, force_eager
+from lrd.training.instantiate import TorchSchedule
 
 
 @dataclass
@@ -106,6 +107,8 @@ class Trainer:
 
     Args:
         p_schedule: p over the run; by default the optimizer's p throughout.
+        clip_norm: The largest norm of a gradient; regularizers act before, the optimizer after it.
+        accumulate: Micro-batches of a step.
         on_step_end: Called where :meth:`state_dict` is complete: after each step and, because
             evaluation changes no state, before each evaluation batch. May raise to end the run.
         on_epoch_end: Called once the epoch is logged. May raise to end the run.
@@ -114,13 +117,15 @@ class Trainer:
     task: Task
     model: nn.Module
     optimizer: LRDropout
-    schedule: Schedule
+    schedule: Schedule | TorchSchedule
     regularizers: Sequence[Regularizer]
     device: torch.device
     seed: int
     epochs: int
     max_steps: int | None = None
     p_schedule: PSchedule | None = None
+    clip_norm: float | None = None
+    accumulate: int = 1
     bf16: bool = False
     eval_every: int = 1
     pictures_every: int = 0
@@ -138,23 +143,30 @@ class Trainer:
         self.total_steps = self.epochs * self.task.steps_per_epoch
         self.steps = min(self.total_steps, self.max_steps or self.total_steps)
         self.p_schedule = self.p_schedule or PSchedule(self.optimizer.p)
-        self.scheduler = LambdaLR(
-            self.optimizer, lambda step: self.schedule(step, self.total_steps)
-        )
+        if isinstance(schedule := self.schedule, Schedule):
+            self.scheduler = LambdaLR(self.optimizer, lambda step: schedule(step, self.total_steps))
+        else:
+            self.scheduler = schedule(self.optimizer, self.total_steps)
         self.evaluator = Evaluator(
             self.task, self.model, self.device, self.ranks, self.bf16, self.compiled
         )
         self.network = self.model
         self.compute_gradients = self._compute_gradients
         if self.cuda_graph and self.device.type == "cuda":
-            params = [p for group in self.optimizer.param_groups for p in group["params"]]
-            self.compute_gradients = GraphedStep(self._compute_gradients, params, self.batch_size)
+            self.compute_gradients = GraphedStep(
+                self._compute_gradients, self.params, self.batch_size
+            )
+
+    @property
+    def params(self) -> list[Tensor]:
+        """The optimizer's parameters."""
+        return [param for group in self.optimizer.param_groups for param in group["params"]]
 
     def run(self) -> None:
         """Train from the current state to the end.
 
         Raises:
-            FloatingPointError: A loss is not finite.
+            FloatingPointError: A loss or the score is not finite.
         """
         at = self.state
         self.network = self.ranks.wrap(self.model)
@@ -166,13 +178,13 @@ class Trainer:
                 if at.total == self.max_steps:
                     break
                 seed_generators(self.device, self.seed, at.total, self.ranks.rank)
-                for regularizer in self.regularizers:
-                    batch = regularizer.on_batch(batch, at.total)
                 self._set_optimizer_mode("train")
-                step, loss = self.compute_gradients(batch)  # f_t(W_{t-1}) and G_t
+                step, loss = self._gradients(batch)  # f_t(W_{t-1}) and G_t
                 metrics = self._step_metrics(loss) if self._logs_step else None
                 for regularizer in self.regularizers:
                     regularizer.on_gradients(self.optimizer, at.total)
+                if self.clip_norm is not None:
+                    nn.utils.clip_grad_norm_(self.params, self.clip_norm)
                 self._set_keep_probability()
                 self.optimizer.step()  # M_t, V_t, D_t and W_t = W_{t-1} - alpha D_t dW_t
                 self.scheduler.step()
@@ -193,8 +205,7 @@ class Trainer:
         """Return loss, norm of the gradient and learning rate of the current step. Synchronizes
         once."""
         loss = self.ranks.all_reduce_sum({"loss": loss.double()})["loss"]
-        params = (p for group in self.optimizer.param_groups for p in group["params"])
-        norm = nn.utils.get_total_norm([p.grad for p in params if p.grad is not None])
+        norm = nn.utils.get_total_norm([p.grad for p in self.params if p.grad is not None])
         values = torch.stack([loss, norm.double()]).tolist()
         values.append(float(self.optimizer.param_groups[0]["lr"]))
         named = zip(("loss", "gradient_norm", "lr"), values, strict=True)
@@ -212,17 +223,58 @@ class Trainer:
         if p != self.optimizer.p:
             self.optimizer.p = p
 
-    def _compute_gradients(self, batch: Batch) -> tuple[Step, Tensor]:
-        """Run forward and backward; return detached losses and their sum. A compiled model is
-        compiled for full batches only."""
+    def _gradients(self, batch: Batch) -> tuple[Step, Tensor]:
+        """Compute the gradients of a batch, in micro-batches if there are; return losses and sum.
+
+        A micro-batch counts as many times as its losses have terms, on all ranks together, so that
+        the gradient is that of the whole batch, up to floating-point error.
+        """
+        if self.accumulate == 1:
+            return self.compute_gradients(self._regularized(batch))
+        ranks = self.ranks
+        full = (self.batch_size or len(batch) * ranks.world) // ranks.world
+        size = max(1, math.ceil(full / self.accumulate))
+        parts = list(batch.split(size))
+        losses, stats, terms = dict[str, Tensor](), dict[str, Tensor](), None
         self.optimizer.zero_grad()
-        is_partial = len(batch) < (self.batch_size or 0) // self.ranks.world
-        with force_eager(self.compiled and is_partial):
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-                step = self.task.step(self.network, batch)
-            step = self.ranks.scale_losses(step, batch)
-            loss = reduce(add, step.losses.values())
-            self.ranks.backward(loss)
+        for number, part in enumerate(parts, 1):
+            with ranks.defer_all_reduce(self.network, number < len(parts)):
+                step = self._forward(self._regularized(part), size)
+                count = ranks.count_terms(step, part)
+                step = Step({n: x * count for n, x in step.losses.items()}, step.stats)
+                ranks.backward(reduce(add, step.losses.values()))
+            for sums, values in ((losses, step.losses), (stats, step.stats)):
+                for name, value in values.items():
+                    sums[name] = sums[name] + value.detach() if name in sums else value.detach()
+            terms = count if terms is None else terms + count
+        assert terms is not None
+        total = ranks.all_reduce_sum({"": terms})[""].clamp(min=1)
+        torch._foreach_div_([p.grad for p in self.params if p.grad is not None], total)
+        losses = {name: x / total for name, x in losses.items()}
+        if batch.replicated:
+            stats = {name: x / ranks.world for name, x in stats.items()}
+        return Step(losses, stats), reduce(add, losses.values())
+
+    def _regularized(self, batch: Batch) -> Batch:
+        for regularizer in self.regularizers:
+            batch = regularizer.on_batch(batch, self.state.total)
+        return batch
+
+    def _forward(self, batch: Batch, full: int) -> Step:
+        """Return the losses. A compiled model is compiled for batches of ``full`` samples only."""
+        with (
+            force_eager(self.compiled and len(batch) < full),
+            torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16),
+        ):
+            return self.task.step(self.network, batch)
+
+    def _compute_gradients(self, batch: Batch) -> tuple[Step, Tensor]:
+        """Run forward and backward; return detached losses and their sum."""
+        self.optimizer.zero_grad()
+        step = self._forward(batch, (self.batch_size or 0) // self.ranks.world)
+        step = self.ranks.scale_losses(step, batch)
+        loss = reduce(add, step.losses.values())
+        self.ranks.backward(loss)
         losses, stats = ({n: x.detach() for n, x in d.items()} for d in (step.losses, step.stats))
         return replace(step, losses=losses, stats=stats), loss.detach()
 
@@ -236,6 +288,8 @@ class Trainer:
         if last or (at.epoch + 1) % self.eval_every == 0:
             metrics |= self.evaluate(last)
             self._require_finite(metrics)
+            # A score of nothing, such as that of a class without samples, is no number.
+            metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}
         metrics |= {
             "lr": float(self.optimizer.param_groups[0]["lr"]),
             "fraction_kept": self.optimizer.fraction_kept(),
@@ -253,8 +307,10 @@ class Trainer:
         self.on_epoch_end(self)
 
     def _require_finite(self, metrics: Metrics) -> None:
+        """Raise FloatingPointError if a loss or the score that counts is not finite."""
         for name, value in metrics.items():
-            if name.endswith("loss") and not math.isfinite(value):
+            counts = name.endswith("loss") or name == self.task.score.name
+            if counts and not math.isfinite(value):
                 raise FloatingPointError(
                     f"{name} is {value} in epoch {metrics['epoch']}: lower optim.lr; the "
                     f"{self.state.epoch} epochs before it are kept"
@@ -276,18 +332,26 @@ class Trainer:
         at = self.state
         return at.epoch == self.epochs or (at.total == self.max_steps and at.step == 0)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return everything a resume needs, as tensors and plain values; of a finished run only the
-        weights and the progress."""
+    def state_dict(self, full: bool | None = None) -> dict[str, Any]:
+        """Return everything a resume needs, as tensors and plain values.
+
+        Without ``full`` only the weights and the progress, by default if the run is finished.
+        """
         progress = self.state.all_reduce(self.ranks)
         state = {"model": self.model.state_dict(), "progress": dict(vars(progress))}
-        if not self.finished:
+        if not self.finished if full is None else full:
             state["optimizer"] = self.optimizer.state_dict()
             state["scheduler"] = self.scheduler.state_dict()
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Resume from what :meth:`state_dict` returned."""
+        """Resume from what :meth:`state_dict` returned.
+
+        Raises:
+            ValueError: Its progress has other fields, as that of another version may have.
+        """
+        if other := state["progress"].keys() ^ vars(self.state).keys():
+            raise ValueError(f"progress differs in {', '.join(sorted(other))}")
         self.model.load_state_dict(state["model"])
         self.state = TrainState(**state["progress"])
         for sums in (self.state.losses, self.state.stats):

@@ -144,11 +144,7 @@ def lrd_loop(workload: Workload, overrides: Sequence[str], evaluates: bool = Tru
     trainer.loggers = [latest]
     if not evaluates:
         trainer.evaluate = lambda last=False: {}
-    record = {
-        "precision": parts.precision,
-        "matmul": parts.matmul,
-        "implementation": implementation,
-    }
+    record = {"precision": parts.precision, "implementation": implementation}
 
     def turn(steps: int | None) -> TurnResult:
         progress = trainer.state

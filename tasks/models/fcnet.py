@@ -24,6 +24,8 @@ class FCNet(nn.Sequential):
                 f"model=fcnet must be given gray images (digits, mnist), got {channels} channels: "
                 "choose model=resnet18, resnet34 or densenet121"
             )
+        if any(size < 1 for size in hidden):
+            raise ValueError(f"model.hidden must be sizes of at least 1, got {list(hidden)}")
         sizes = [height * width, *hidden]
         layers = (m for a, b in pairwise(sizes) for m in (nn.Linear(a, b), nn.ReLU()))
         super().__init__(nn.Flatten(), *layers, nn.Linear(sizes[-1], classes))

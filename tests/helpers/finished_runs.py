@@ -26,7 +26,6 @@ PROVENANCE: dict[str, Any] = {
     "device": "cpu",
     "threads": 1,
     "precision": "fp32",
-    "matmul": "default",
     "implementation": "generic",
 }
 

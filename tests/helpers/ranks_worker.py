@@ -29,6 +29,8 @@ TRAINED = {  # all but "rows" by the fused step
     "sgdm": [*SMALL, "optim=sgdm", "lrd.p=0.3", "regularizer=[sd,nl,ng,dg]"],
     # 1437 = 2 x 718 + 1: the last batch has fewer samples than ranks
     "odd": [*SMALL, "optim=sgdm", "train.batch_size=718", "regularizer=nl"],
+    # two micro-batches, of which the last batch fills one
+    "micro": [*SMALL, "optim=sgdm", "train.batch_size=718", "regularizer=nl", "train.accumulate=2"],
     "rows": [*SMALL, "optim=adam", "lrd.granularity=row"],
     "toy": ["task=toy", "optim=adam", "train.epochs=2", "task.steps=5", "dataset.drawn=20"],
 }
@@ -54,7 +56,7 @@ class Trace(Logger):
 
 def made(overrides: list[str], ranks: DistributedContext) -> Trainer:
     config = to_config(compose(overrides))
-    parts = builder.build(config, None, ranks)
+    parts = builder.build(config, ranks)
     trainer, _ = builder.build_trainer(config, parts, None, ranks)
     for module in trainer.model.modules():
         if isinstance(module, nn.BatchNorm2d):  # it alone would tell a share from the whole batch

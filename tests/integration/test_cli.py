@@ -1,6 +1,9 @@
 """run.py as a user runs it: exit status, one line for every error, finished runs found again."""
 
 import json
+import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +38,20 @@ def test_a_run_is_done_once_and_then_found(cli, tmp_path: Path):
     assert (run.folder / "metrics.jsonl").stat().st_mtime_ns == stamp
     assert cli(*QUICK, "run.force=true").status == 0
     assert (run.folder / "metrics.jsonl").stat().st_mtime_ns != stamp
+
+
+@pytest.mark.parametrize("given", [None, "ACTIVE"])
+def test_idle_threads_sleep_unless_the_user_says_otherwise(tmp_path: Path, given: str | None):
+    """As OpenMP itself reports it, which reads the policy once, when torch is imported."""
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+    environment |= {"OMP_DISPLAY_ENV": "true", **({"OMP_WAIT_POLICY": given} if given else {})}
+    run = [sys.executable, str(ROOT / "run.py")]
+    for more in ([], ["-m", "+cluster=local", "seed=1"]):
+        command = [*run, *more, "train.max_steps=1", f"run.dir={tmp_path}"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0
+        shown = re.findall(r"OMP_WAIT_POLICY = '(\w+)'", done.stderr)
+        assert shown and set(shown) == {given or "PASSIVE"}
 
 
 def test_the_record_has_the_provenance(cli):
@@ -83,6 +100,61 @@ def test_a_failing_job_stops_no_other(cli):
     (line,) = [line for line in done.err.splitlines() if line.startswith("error: ")]
     assert "optim.lr=1e+30" in line and "lower optim.lr" in line
     assert sorted(run.status for run in find_runs("runs")) == ["failed", "finished"]
+
+
+def test_what_to_run_next_is_of_the_run_s_own_task_and_can_be_run(cli):
+    asked = ["task=toy", "dataset.drawn=5", "train.epochs=2", "task.steps=3", "run.dir=a b"]
+    done = cli("seed=4", *asked, "lrd.p=0.3", "lrd.granularity=row", "run.force=true")
+    rest = " ".join(asked[:-1]) + " 'run.dir=a b'"
+    assert done.status == 0 and done.out.partition("Next: ")[2].splitlines() == [
+        f"python run.py seed=4 {rest} lrd.p=1  # without LRD",
+        f"      python run.py -m {rest} lrd.p=0.3 lrd.granularity=row seed=5,6  # other seeds",
+        "      python scripts/runs.py  # all runs",
+    ]
+    assert "quickstart" not in done.out
+    first, second = done.out.partition("Next: ")[2].splitlines()[:2]
+    for line in (first, second):
+        assert cli(*shlex.split(line.partition("#")[0])[2:]).status == 0
+    runs = {(r.seed, r.metadata["config"]["lrd"]["p"]) for r in find_runs("a b")}
+    assert runs == {(4, 0.3), (4, 1), (5, 0.3), (6, 0.3)}
+    assert "lrd.p=0.5  # with LRD" in cli("seed=4", *asked, "lrd.p=1").out
+
+
+def test_a_best_epoch_is_named_only_where_there_are_several(cli):
+    assert "best" not in cli("model.hidden=[4]", "train.epochs=1").out
+    several = cli("model.hidden=[4]", "train.epochs=2").out
+    assert "best: " in several and "chosen on the test set, so optimistic" in several
+
+
+def test_options_may_stand_anywhere_and_unknown_ones_are_one_line(cli):
+    assert cli("seed=1", "--cfg", "job", "lrd.p=0.25").out.count("p: 0.25") == 1
+    assert cli(*QUICK, "-m", "seed=1,2").status == 0 and len(list(find_runs("runs"))) == 2
+    both = cli("-m", "task=digits", "--cfg", "job")
+    assert (both.status, both.out, both.err.count("\n")) == (2, "", 1)
+    done = cli("--epochs=3")
+    line = "error: unrecognized arguments: --epochs=3; a setting has no dashes: KEY=VALUE\n"
+    assert (done.status, done.out, done.err) == (2, "", line)
+
+
+@pytest.mark.parametrize("value", ["~/r", '"~/r"', "'~/r'"])
+def test_a_home_directory_is_expanded_on_the_command_line(
+    cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str
+):
+    monkeypatch.setenv("HOME", str(tmp_path / "me"))
+    assert cli("-m", *QUICK, f"run.dir={value}").status == 0
+    assert len(list(find_runs(tmp_path / "me" / "r"))) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["me"]
+
+
+def test_an_error_that_training_finds_is_a_failed_run_and_no_wrong_command(cli):
+    """1,437 digits leave a last batch of one image, which this network's batch norm refuses."""
+    done = cli("model=densenet121", "train.batch_size=1", "train.epochs=1")
+    (run,) = find_runs("runs")
+    line = "error: train.batch_size must leave no batch of one image for this network, whose batch"
+    assert done.status == 1 and done.err.startswith(line) and done.err.count("\n") == 1
+    assert f"got 1: change it by one [{run.folder}/error.txt]" in done.err
+    assert run.status == "failed"
+    assert "more than 1 value per channel" in (run.folder / "error.txt").read_text()
 
 
 SWEEPS = {
@@ -267,7 +339,14 @@ def test_as_a_process(arguments: list[str], status: int, tmp_path: Path):
         assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     else:
         assert "python run.py task=cifar10 optim=adam lrd.p=0.5" in done.stdout
-        assert "optim: adam, amsgrad, muon, radam, rmsprop, rmsprop_authors, sgdm" in done.stdout
+        titles = ("Choose with group=option", "Add with +group=option", "Automatic,", "Settings,")
+        blocks = re.split("|".join(map(re.escape, titles)), done.stdout)[1:]
+        groups = [re.findall(r"^(\w+): .*\n(?:    .*\n)*    \w", block, re.M) for block in blocks]
+        chosen = ["dataset", "model", "optim", "regularizer", "schedule", "task", "train"]
+        added = ["arm", "cluster", "experiment", "search"]
+        assert groups[:3] == [chosen, added, ["tuned"]] and "study" not in done.stdout
+        assert "optim: adam, amsgrad, muon, radam, rmsprop, rmsprop_authors, sgdm" in blocks[0]
+        assert "    the optimizer and its learning rate" in blocks[0]
     assert not list(tmp_path.iterdir())
 
 

@@ -74,7 +74,7 @@ def test_every_step_is_that_of_one_rank(found: Found, name: str):
         torch.testing.assert_close(of["steps"], alone, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["adam", "sgdm", "odd", "rows", "toy"])
+@pytest.mark.parametrize("name", ["adam", "sgdm", "odd", "micro", "rows", "toy"])
 def test_masks_are_the_same_bit_for_bit(found: Found, name: str):
     """An element that moved with one rank moved with several, and no other one did."""
     alone = moved(found[1, 0][name]["steps"])
@@ -103,6 +103,12 @@ def test_sums_and_scores_are_of_all_samples_once(found: Found, name: str):
         (numbers,) = last({name: of}, name)
         assert numbers.keys() - set(TIMES) == alone.keys()
         assert {k: numbers[k] for k in alone} == pytest.approx(alone, rel=1e-5, abs=1e-5)
+
+
+def test_micro_batches_make_the_steps_of_whole_batches(found: Found):
+    whole = found[1, 0]["odd"]["steps"]
+    for of in found.values():
+        torch.testing.assert_close(of["micro"]["steps"], whole, rtol=1e-4, atol=1e-6)
 
 
 def last(of: dict[str, Any], name: str) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import (
     PolynomialLR,
 )
 
-from lrd.schedules import Constant, Poly, PSchedule, Schedule, Steps
+from lrd.schedules import Constant, Cosine, Poly, PSchedule, Schedule, Steps, Warmup
 
 
 def rates(schedule: Schedule, total: int) -> list[float]:
@@ -45,6 +45,26 @@ def test_fractions_of_a_third_fall_on_whole_epochs_too():
     schedule = Steps([2 / 3, 5 / 6])
     changes = [s for s in range(1, 1200) if schedule(s, 1200) != schedule(s - 1, 1200)]
     assert changes == [800, 1000]
+
+
+@pytest.mark.parametrize(("warmup", "total", "first"), [(0.05, 100, 5), (0.25, 8, 2), (0, 4, 1)])
+def test_warmup_is_torchs_linear_rise(warmup: float, total: int, first: int):
+    """torch starts at start_factor and has all of it after total_iters steps."""
+    start = {"start_factor": 1 / first, "total_iters": first - 1}
+    assert rates(Warmup(warmup), total) == pytest.approx(torchs(LinearLR, total, **start))
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.1])
+def test_cosine_is_torchs(floor: float):
+    expected = torchs(CosineAnnealingLR, 50, T_max=50, eta_min=0.1 * floor)
+    assert rates(Cosine(floor=floor), 50) == pytest.approx(expected)
+
+
+def test_a_cosine_after_a_warmup_is_both_one_after_the_other():
+    ours = rates(Cosine(warmup=0.2, floor=0.1), 50)
+    assert ours[:10] == pytest.approx(rates(Warmup(0.2), 50)[:10])
+    assert ours[10:] == pytest.approx(rates(Cosine(floor=0.1), 40))
+    assert ours[9] == ours[10] == 0.1
 
 
 def test_poly_is_torchs():

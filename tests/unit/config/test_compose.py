@@ -1,9 +1,12 @@
 """Composition: each rule has its error line, and the command line wins."""
 
+import shlex
+
 import pytest
 
-from lrd.config.compose import compose, to_config
+from lrd.config.compose import CONFIGS, compose, to_config
 from lrd.config.fingerprint import fingerprint, identity
+from lrd.config.messages import GROUP_MEANINGS, MAIN_SETTINGS, READ_ELSEWHERE, closed_settings
 from lrd.config.schema import LRD
 from lrd.optim.options import GRANULARITIES
 from lrd.schedules import RAMPS
@@ -12,21 +15,61 @@ ERRORS = {
     "lrd.p=0": "lrd.p must be in (0, 1] (the probability to KEEP an update), got 0.0",
     "lrd.p=1.5": "lrd.p must be in (0, 1] (the probability to KEEP an update), got 1.5",
     "lrd.p=nan": "lrd.p must be in (0, 1] (the probability to KEEP an update), got nan",
-    "lrd.p=abc": "lrd.p=abc: Value 'abc' of type 'str' could not be converted to Float",
+    "lrd.p=abc": "lrd.p must be a number, got abc",
     "lrd.granularity=column": "lrd.granularity must be one of element, row, tensor, got column",
-    "lrd.rescale=maybe": "lrd.rescale=maybe: Value 'maybe' is not a valid bool",
+    "lrd.rescale=maybe": "lrd.rescale must be true or false, got maybe",
     "lrd.schedule=poly": "lrd.schedule must be one of constant, linear, cosine, got poly",
     "lrd.p_end=0": "lrd.p_end must be in (0, 1] (the p after the last step), got 0.0",
     "lrd.p_end=0.3": "lrd.p_end must be left out under lrd.schedule=constant (choose linear or",
     "lrd.q=1": "unknown setting lrd.q. Did you mean lrd.p?",
     "+lrd.q=1": "unknown setting lrd.q. Did you mean lrd.p?",
-    "+foo=1": "unknown setting foo; available: seed, scale, lr_factor, lrd, train,",
+    "+foo=1": "unknown setting foo; python run.py --help lists all settings",
     "train.precison=tf32": "unknown setting train.precison. Did you mean train.precision?",
     "optim=foo": "unknown optim 'foo'; available: adam, amsgrad, muon, radam,",
     "+experiment=foo": "unknown experiment 'foo'; available: all_classification,",
-    "optim.lrr=1": "unknown setting optim.lrr; python run.py --cfg job shows the settings",
+    "optim.lrr=1": "unknown setting optim.lrr. Did you mean optim.lr?",
+    "optim.momentun=1": "unknown setting optim.momentun; if the class takes it: +optim.momentun=1",
+    "optim.betas=[0.9,0.99]": "if the class takes it: +optim.betas=[0.9,0.99]",
+    "lr=0.1": "unknown setting lr. Did you mean optim.lr?",
+    "epochs=3": "unknown setting epochs. Did you mean train.epochs?",
+    "~epochs": "unknown setting epochs. Did you mean train.epochs?",
+    "+epochs=3": "unknown setting epochs. Did you mean train.epochs?",
+    "batch_size=3": "Did you mean train.batch_size or eval.batch_size?",
+    "hiden=[3]": "unknown setting hiden. Did you mean model.hidden?",
+    "lrd.zzzz=1": "unknown setting lrd.zzzz; available: lrd.p, lrd.granularity,",
+    "experiment=table1_mnist": "experiment is added with +: +experiment=table1_mnist (every run",
+    "cluster=slurm": "cluster is added with +: +cluster=slurm (where the runs",
+    "arm=lrd": "arm is added with +: +arm=lrd (LRD and",
+    "search=optuna": "search is added with +: +search=optuna (a search",
+    "task@x=mnist": "unknown setting task@x",
+    "study=paper": "study is nothing to train; scripts/table.py reads it",
+    "+study=paper": "configs/study/paper.yaml has an unknown setting: study",
+    "~arm": "~arm: nothing to remove, no arm is chosen",
+    "+task=mnist": "task is chosen without +: task=mnist",
+    "++task=mnist": "task is chosen without +: task=mnist",
+    "+optim=sgdm": "optim is chosen without +: optim=sgdm",
+    "optim=lion": "sgdm; a class of your own: optim._target_=PACKAGE.CLASS run.allow=[PACKAGE]",
+    "~optim": "one optim must be chosen: optim=NAME, of adam, amsgrad, muon, radam, rmsprop,",
+    "~task": "one task must be chosen: task=NAME, of cifar10,",
+    "~model": "one model must be chosen: model=NAME, of densenet121,",
+    "optim=null": "optim=null: one optim must be chosen: optim=NAME, of adam,",
+    "optim=[adam,sgdm]": "one optim must be chosen: optim=NAME, of adam,",
+    "hydra=null": "hydra is a group, whose options have names, got hydra=null",
+    "wandb=offline": "wandb holds several settings, got offline. Did you mean wandb.mode=offline?",
+    "lrd=0.5": "lrd holds several settings, got 0.5. Did you mean lrd.p=0.5? It has lrd.p, ",
+    "seed=0-4": "seed=0-4: a run has one value; several runs: -m seed=range(0,5)",
+    "task=mnist,cifar10": "task=mnist,cifar10 is a sweep and needs -m",
+    "seed=": "seed must be a whole number, got nothing",
+    "run.dir=null": "run.dir must have a value, got null",
+    "~run.dir": "~run.dir: a setting cannot be removed; run.dir=VALUE changes it",
+    "run.dir=~/x": """'~' needs quotes: 'run.dir="~/x"'""",
+    "run.dir=a#b": """'#' needs quotes: 'run.dir="a#b"'""",
+    "run.dir=é": """'é' needs quotes: 'run.dir="é"'""",
+    'run.dir=a"#': "a bracket or a quote is not closed",
+    "=3": "cannot parse '=3' as KEY=VALUE: the key is missing",
+    "é=3": "cannot parse 'é=3' as KEY=VALUE: 'é' is no name of a setting",
     "train.epochs=-1": "train.epochs must be at least 1, got -1",
-    "train.epochs=1.5": "could not be converted to Integer",
+    "train.epochs=1.5": "train.epochs must be a whole number, got 1.5",
     "train.weight_decay=-1": "train.weight_decay must be at least 0, got -1.0",
     "train.batch_size=0": "train.batch_size must be at least 1, got 0",
     "train.max_steps=0": "train.max_steps must be at least 1, or null, got 0",
@@ -42,9 +85,9 @@ ERRORS = {
     "lrd=${0}": "lrd: Interpolation key '0' not found",
     "wandb.mode=on": "wandb.mode must be one of disabled, offline, online, got ",
     "lrd.p=1,0.5": "lrd.p=1,0.5 is a sweep and needs -m (a list needs brackets)",
-    "lrd": "cannot parse 'lrd' as KEY=VALUE: missing EQUAL",
-    "train.epochs=[": "cannot parse",
-    "lrd=null": "field 'lrd' is not Optional",
+    "lrd": "cannot parse 'lrd' as KEY=VALUE: '=' is missing",
+    "train.epochs=[": "a bracket or a quote is not closed",
+    "lrd=null": "lrd must have a value, got null",
 }
 
 
@@ -53,6 +96,36 @@ def test_every_mistake_is_one_line(override: str, line: str):
     with pytest.raises(ValueError) as caught:
         to_config(compose([override]))
     assert line in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["a#b", "~/x", "é", "a'b", "a(b"])
+def test_the_quoted_form_in_an_error_works(value: str, monkeypatch: pytest.MonkeyPatch):
+    """What the line says to type is typed, as a shell passes it on."""
+    monkeypatch.setenv("HOME", "/home/me")
+    with pytest.raises(ValueError) as caught:
+        compose([f"run.dir={value}"])
+    if value in ("a'b", "a(b"):
+        assert "a bracket or a quote is not closed" in str(caught.value)
+        return
+    (typed,) = shlex.split(str(caught.value).rpartition("needs quotes: ")[2])
+    assert to_config(compose([typed])).run.dir == value.replace("~", "/home/me")
+
+
+def test_a_home_directory_is_expanded_in_every_path(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("LRD_DATA", "~/data")
+    asked = ["+dataset.path='~/own'", "+model.files=['~/a','b~/c']", "run.dir='a/~'"]
+    config = to_config(compose(asked))
+    assert config.data.root == "/home/me/data" and config.run.dir == "a/~"
+    assert config.dataset["path"] == "/home/me/own"
+    assert config.model["files"] == ["/home/me/a", "b~/c"]
+
+
+def test_every_group_says_what_it_chooses():
+    folders = {path.name for path in CONFIGS.iterdir() if path.is_dir()}
+    assert folders - READ_ELSEWHERE.keys() == GROUP_MEANINGS.keys()
+    names = closed_settings()
+    assert set(MAIN_SETTINGS.values()) <= set(names) and len(names) == len(set(names))
 
 
 PAPER = {

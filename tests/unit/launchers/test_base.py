@@ -10,6 +10,7 @@ import hydra
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
+from lrd.cli import RunFunction
 from lrd.config.compose import CONFIGS, compose, to_config
 from lrd.config.fingerprint import fingerprint, identity
 from lrd.launchers.base import Failure, JobResult, SweepJob, SweepLauncher
@@ -38,7 +39,7 @@ def launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeLa
         config = hydra.compose("config", return_hydra_config=True)
         context: Any = SimpleNamespace(config_loader=GlobalHydra.instance().config_loader())
         launcher = FakeLauncher()
-        function = SimpleNamespace(failures=[])
+        function = RunFunction()
         launcher.setup(hydra_context=context, task_function=function, config=config)
         yield launcher
 

@@ -3,9 +3,15 @@
 import io
 import itertools
 import json
+import logging
+import os
+import re
 import sys
+import termios
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import pytest
@@ -14,6 +20,7 @@ import tqdm.std
 from PIL import Image
 
 import lrd.loggers
+from lrd.cli import StdoutHandler
 from lrd.loggers.base import Logger
 from lrd.loggers.console import ConsoleLogger
 from lrd.loggers.images import ImageLogger, read_images
@@ -77,55 +84,134 @@ def test_json_lines_refuse_a_file_shorter_than_the_checkpoint(
     assert (path.read_bytes() if path.exists() else None) == before
 
 
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def watch(out: io.StringIO) -> list[str]:
-    """What two epochs of three steps leave in ``out``: after each epoch, and at the end."""
-    console, seen = ConsoleLogger(2, 3, out), []
-    for epoch in (0, 1):
+def watch(out: TextIO, epochs: int = 2, **settings: Any) -> Iterator[None]:
+    """Log epochs of three steps to ``out``; yield after each and, after the end, once more."""
+    console = ConsoleLogger(3 * epochs, 3, "test_accuracy", out=out, **settings)
+    for epoch in range(epochs):
         for step in (1, 2, 3):
             console.on_step(epoch, step)
-        console.on_epoch(
-            {**numbers(epoch + 1), "test_loss": 0.5, "val_miou": 40.0, "val_map": 60.0}
-        )
-        seen.append(out.getvalue())
+        scores = {"test_loss": 0.5, "val_miou": 40.0, "val_map": 60.0}
+        console.on_epoch({**numbers(epoch + 1), **scores})
+        yield
     console.close({"status": "finished"})
-    return [*seen, out.getvalue()]
+    yield
 
 
 def test_without_a_terminal_there_is_one_line_per_epoch_at_its_end():
-    after_one, after_two, end = watch(io.StringIO())
+    out = io.StringIO()
+    after_one, after_two, end = (out.getvalue() for _ in watch(out))
     assert after_one.count("\n") == 1 and after_two.count("\n") == 2 and end == after_two
     first, second = (line.split("  ") for line in end.splitlines())
     scores = ["test loss 0.5", "val miou 40", "val map 60", "1.2 s"]
-    assert first == ["epoch 1/2", "train loss 0.3", "test accuracy 90", *scores]
-    assert second == ["epoch 2/2", "train loss 0.15", "test accuracy 92.5", *scores]
+    assert first == ["epoch 1/2", "test accuracy 90", "train loss 0.3", *scores]
+    assert second == ["epoch 2/2", "test accuracy 92.5", "train loss 0.15", *scores]
 
 
 def test_lines_go_to_what_is_standard_output_at_the_time(capsys: pytest.CaptureFixture[str]):
-    ConsoleLogger(2, 3).on_epoch(numbers(1))
-    assert capsys.readouterr().out.startswith("epoch 1/2  train loss 0.3")
+    ConsoleLogger(6, 3, "test_accuracy").on_epoch(numbers(1))
+    assert capsys.readouterr().out.startswith("epoch 1/2  test accuracy 90  train loss 0.3")
 
 
-def test_on_a_terminal_there_is_a_bar_over_all_steps_and_no_lines(monkeypatch: pytest.MonkeyPatch):
+class Terminal:
+    """A pseudo-terminal of a width, and what its screen shows of what is written to ``out``."""
+
+    def __init__(self, columns: int) -> None:
+        self.columns = columns
+        self.master, slave = os.openpty()
+        termios.tcsetwinsize(slave, (24, columns))
+        os.set_blocking(self.master, False)
+        self.out = open(slave, "w", encoding="utf-8")
+        self.written = b""
+
+    def screen(self) -> list[str]:
+        with suppress(BlockingIOError):
+            while read := os.read(self.master, 65536):
+                self.written += read
+        lines, column = [""], 0
+        for character in self.written.decode():
+            if character == "\r":
+                column = 0
+            elif character == "\n":
+                lines.append("")
+            else:
+                if column == self.columns:  # the terminal wraps
+                    lines.append("")
+                    column = 0
+                lines[-1] = lines[-1][:column].ljust(column) + character + lines[-1][column + 1 :]
+                column += 1
+        return [line.rstrip() for line in lines]
+
+    def close(self) -> None:
+        self.out.close()
+        os.close(self.master)
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], Terminal]]:
     clock = itertools.count()
-    monkeypatch.setattr(tqdm.std, "time", lambda: float(next(clock)))  # every step is a second on
-    *_, after, end = watch(Terminal())
-    assert "\n" not in end and "0/6" in after and "6/6" in after
-    assert "epoch 1/2  train loss 0.3  test accuracy 90" in after
-    assert end.startswith(after) and end.rsplit("\r", 2)[1].strip() == ""  # the bar is wiped
+    monkeypatch.setattr(tqdm.std, "time", lambda: float(next(clock)))  # every look is a second on
+    opened: list[Terminal] = []
+
+    def open_terminal(columns: int) -> Terminal:
+        opened.append(Terminal(columns))
+        return opened[-1]
+
+    yield open_terminal
+    for each in opened:
+        each.close()
 
 
-def test_a_bar_of_a_resumed_run_starts_where_the_run_goes_on(monkeypatch: pytest.MonkeyPatch):
-    clock = itertools.count()
-    monkeypatch.setattr(tqdm.std, "time", lambda: float(next(clock)))
-    out = Terminal()
-    console = ConsoleLogger(5, 10, out)
-    console.on_step(3, 4)
-    assert "34/50" in out.getvalue()
+def test_on_a_terminal_lines_stay_above_a_bar_with_score_progress_and_time(terminal):
+    wide = terminal(120)
+    steps = watch(wide.out)
+    next(steps)
+    line = "test accuracy {}  train loss {}  test loss 0.5  val miou 40  val map 60  1.2 s"
+    first, bar = wide.screen()
+    assert first == f"epoch 1/2  {line.format(90, 0.3)}"
+    assert re.match(r"test accuracy 90:  50%\|.+\| 3/6 steps, 00:\d\d left$", bar)
+    assert 110 < len(bar) < 120
+    next(steps)
+    second = f"epoch 2/2  {line.format(92.5, 0.15)}"
+    *lines, bar = wide.screen()
+    assert lines == [first, second] and bar.startswith("test accuracy 92.5: 100%|")
+    next(steps)
+    assert wide.screen() == [first, second, ""]  # the bar is wiped
+
+
+@pytest.mark.parametrize("columns", [80, 50, 30])
+def test_lines_and_bar_are_cut_to_the_terminal_and_keep_the_score(terminal, columns: int):
+    narrow = terminal(columns)
+    one, two, end = (narrow.screen() for _ in watch(narrow.out))
+    assert [len(one), len(two), len(end)] == [2, 3, 3] and end[:2] == two[:2]
+    for *lines, bar in (one, two):
+        assert all(len(line) <= columns for line in [*lines, bar])
+        assert all(x.startswith(f"epoch {n}/2  test acc") for n, x in enumerate(lines, 1))
+        assert bar.startswith("test accuracy 9")
+        assert lines[-1].endswith("1.2 s") or columns == 30
+        assert bar.endswith("left") or columns < 80
+    assert ("train loss 0.3" in one[0]) is (columns >= 50) and "val map" not in one[0]
+
+
+def test_the_bar_counts_the_steps_that_the_run_will_take(terminal):
+    """``train.max_steps`` ends a run in its second epoch, and a resumed run goes on at its step."""
+    wide = terminal(100)
+    console = ConsoleLogger(14, 10, "test_accuracy", done=12, out=wide.out)
+    console.on_step(1, 3)
+    (bar,) = wide.screen()
+    assert "13/14 steps" in bar and " 93%" in bar and bar.endswith("left")
+    console.on_epoch(numbers(2))
+    assert wide.screen()[0].startswith("epoch 2/2  test accuracy")
+    console.close({})
+
+
+def test_a_message_is_a_line_above_the_bar(terminal, monkeypatch: pytest.MonkeyPatch):
+    wide = terminal(100)
+    console = ConsoleLogger(6, 3, "test_accuracy", out=wide.out)
+    console.on_step(0, 1)
+    monkeypatch.setattr("sys.stdout", wide.out)
+    StdoutHandler().emit(logging.LogRecord("lrd", logging.INFO, "", 0, "note: this", (), None))
+    first, bar = wide.screen()
+    assert first == "note: this" and "1/6 steps" in bar
     console.close({})
 
 

@@ -278,6 +278,7 @@ def test_the_command_runs_it_and_logs_the_paths(cli: Callable[..., Any]):
 
 ERRORS = {
     "dataset.drawn=0": "dataset.drawn must be a whole number of at least 1, got 0",
+    "dataset.drawn=10000001": "dataset.drawn must be at most 10000000, got 10000001",
     "dataset.drawn=1.5": "dataset.drawn must be a whole number of at least 1, got 1.5",
     "dataset.named.top=3": "dataset.named.top must be [x, y], got 3",
     "dataset.named.top=[1,2,3]": "dataset.named.top must be [x, y], got [1, 2, 3]",

@@ -119,18 +119,68 @@ ERRORS = {
     "+model.shape=[1,2,2]": "model.shape is no setting of FCNet",
     "+schedule.gamma=1": "schedule.gamma is no setting of Constant. It takes: none",
     "optim.lr=-1": "optim: Adam(lr=-1, weight_decay=0.0, fused=True): Invalid learning rate",
-    "optim.lr=abc": "optim: Adam(lr=abc",
+    "optim.lr=abc": "optim.lr must be a number, got abc",
     "+optim.betas={_target_: os.system, command: id}": "optim.betas must be plain values, got",
-    "+optim.betas={a: 1}": "optim: Adam(lr=0.001",
+    "+optim.betas={a: 1}": "optim.betas must be a list of 2 values, each a number, got {'a': 1}",
+    "+optim.betas=[0.9]": "optim.betas must be a list of 2 values, each a number, got [0.9]",
+    "+optim.foreach=3": "optim.foreach must be true or false or null, got 3",
+    "optim._target_=../x": "optim._target_ must be the dotted name of a class, got ../x",
+    "model.hidden=abc": "model.hidden must be a list of values, each a whole number, got abc",
+    "model.hidden=[0]": "model.hidden must be sizes of at least 1, got [0]",
+    "model.hidden=[1000000000000]": "model: FCNet(hidden=[1000000000000]): ",
+    "+regularizer.foo=3": "regularizer.foo must hold a _target_ and settings, got 3",
     "dataset.holdout=-1": "dataset.holdout must be at least 0, got -1",
     "optim._target_=torch.optim.Muon": "optim: Muon(",
+    "train.accumulate=3": "train.accumulate must be a divisor of train.batch_size=128, got 3",
+    "train.accumulate=0": "train.accumulate must be at least 1, got 0",
+    "train.clip_norm=0": "train.clip_norm must be above 0, or null, got 0",
+    "train.checkpoint_minutes=-1": "train.checkpoint_minutes must be at least 0, got -1",
+    "train.checkpoint_every=0": "train.checkpoint_every must be at least 1, or null, got 0",
+    "run.keep=all": "run.keep must be one of weights, last, best, none, got all",
+    "schedule._target_=lrd.schedules.Warmup +schedule.warmup=5": "5 epochs of 100 are 0.05",
+    "schedule=cosine schedule.floor=2": "schedule.floor must be in [0, 1], got 2",
+    "task=toy train.accumulate=2": "train.accumulate must be 1 with Toy, whose loss is no mean",
+    **{
+        f"schedule._target_=torch.optim.lr_scheduler.{given}": line
+        for given, line in {
+            "LRScheduler": "schedule._target_ must be a subclass of LRScheduler",
+            "_LRScheduler": "schedule: _LRScheduler()",
+            "ReduceLROnPlateau": "schedule._target_ must depend on the step alone",
+            "SequentialLR +schedule.milestones=[5]": "schedule must fit the task, got SequentialLR",
+            "ExponentialLR": "schedule must fit the task, got ExponentialLR: missing a required",
+            "ExponentialLR +schedule.gamma=a": "schedule.gamma must be a number",
+            "StepLR +schedule.step_size=0": "schedule: StepLR(step_size=0)",
+            "CosineAnnealingLR +schedule.T_max=0": "schedule: CosineAnnealingLR(T_max=0)",
+            "CosineAnnealingLR +schedule.Tmax=9": "Did you mean schedule.T_max? It takes: T_max,",
+            "OneCycleLR +schedule.max_lr=1 +schedule.epochs=1": "schedule.epochs is no setting of",
+            "OneCycleLR": "schedule must fit the task, got OneCycleLR: missing a required",
+            "OneCycleLR +schedule.max_lr=a": "schedule.max_lr must be a number",
+            "OneCycleLR +schedule.max_lr=1 optim._target_=torch.optim.Adagrad": (
+                "schedule: OneCycleLR(total_steps=1000, max_lr=1): optimizer must support momentum"
+            ),
+            "LambdaLR +schedule.lr_lambda=3": "schedule: LambdaLR(lr_lambda=3)",
+        }.items()
+    },
 }
+
+
+def test_micro_batches_train_without_a_graph():
+    for accumulate, graph in ((1, True), (2, False)):
+        config = to_config(compose(["train.cuda_graph=true", f"train.accumulate={accumulate}"]))
+        trainer, _ = builder.build_trainer(config, builder.build(config))
+        assert (trainer.accumulate, trainer.cuda_graph) == (accumulate, graph)
+
+
+def test_a_scheduler_of_torch_leaves_the_optimizer_as_it_is_until_the_data_are_read():
+    made = parts("schedule._target_=torch.optim.lr_scheduler.OneCycleLR", "+schedule.max_lr=0.01")
+    (group,) = made.optimizer.param_groups
+    assert group["lr"] == 0.001 and "max_lr" not in group and "initial_lr" not in group
 
 
 @pytest.mark.parametrize(("override", "line"), ERRORS.items(), ids=ERRORS)
 def test_every_mistake_is_one_line(override: str, line: str):
     with pytest.raises(ValueError) as caught:
-        parts(override)
+        parts(*([override] if "{" in override else override.split()))
     assert line in str(caught.value) and "\n" not in str(caught.value)
 
 

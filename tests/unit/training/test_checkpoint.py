@@ -2,15 +2,17 @@
 
 import os
 import random
+import threading
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from lrd.training import checkpoint
-from lrd.training.checkpoint import CheckpointError
+from lrd.training.checkpoint import CheckpointError, CheckpointWriter
 
 WHAT = {"optim.lr": 0.1, "train.epochs": 5}
 
@@ -120,3 +122,67 @@ def test_a_failed_save_leaves_the_one_before(
     with pytest.raises(OSError, match="No space left"):
         checkpoint.save_checkpoint(saved, {"model": {}}, WHAT)
     assert saved.read_bytes() == before
+
+
+def test_a_writer_in_the_background_writes_what_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Steps change the tensors before the thread reads them; a module's metadata stay."""
+    gate, save = threading.Event(), checkpoint.save_checkpoint
+    monkeypatch.setattr(checkpoint, "save_checkpoint", lambda *a: (gate.wait(), save(*a))[1])
+    model, counts = nn.BatchNorm1d(3), {"steps": [torch.ones(()), 5]}
+    writer = CheckpointWriter(background=True)
+    writer.write(tmp_path / "last.pt", {"model": model.state_dict(), "counts": counts}, WHAT)
+    with torch.no_grad():
+        model.weight.add_(1)
+        counts["steps"][0].add_(1)
+    gate.set()
+    writer.wait()
+    loaded = checkpoint.load_checkpoint(tmp_path / "last.pt", WHAT)
+    assert torch.equal(loaded["model"]["weight"], torch.ones(3))
+    assert loaded["counts"] == {"steps": [torch.ones(()), 5]}
+    assert loaded["model"]._metadata == model.state_dict()._metadata  # type: ignore[attr-defined]
+    writer.close()
+
+
+def test_one_write_is_in_flight_and_its_error_comes_with_the_next_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    gate, seen = threading.Event(), []
+
+    def save(path: Path, state: dict[str, Any], identity: dict[str, Any]) -> None:
+        seen.append(f"begin {state['number']}")
+        gate.wait()
+        seen.append(f"end {state['number']}")
+        if state["number"] == 2:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_checkpoint", save)
+    writer = CheckpointWriter(background=True)
+    writer.write(tmp_path, {"number": 1}, WHAT)
+    assert "end 1" not in seen
+    threading.Timer(0.05, gate.set).start()
+    writer.write(tmp_path, {"number": 2}, WHAT)
+    assert seen[:2] == ["begin 1", "end 1"]
+    with pytest.raises(OSError, match="No space left"):
+        writer.write(tmp_path, {"number": 3}, WHAT)
+    writer.wait()
+    writer.close()
+    assert "begin 3" not in seen
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpus_state_is_written_while_later_steps_change_it(tmp_path: Path):
+    value = torch.zeros(1 << 24, device="cuda")
+    writer = CheckpointWriter(background=True)
+    for number in range(1, 4):
+        value.fill_(number)
+        writer.write(tmp_path / f"{number}.pt", {"model": {"w": value}}, WHAT)
+        for _ in range(50):
+            value.add_(1)
+    writer.wait()
+    writer.close()
+    for number in range(1, 4):
+        loaded = checkpoint.load_checkpoint(tmp_path / f"{number}.pt", WHAT)["model"]["w"]
+        assert bool((loaded == number).all())

@@ -1,14 +1,10 @@
-"""What a run computes on: torch's switches and the self-test of the matrix product."""
+"""What a run computes on: torch's switches."""
 
-import itertools
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import Tensor
 
 from lrd.config.compose import compose, to_config
 from lrd.training import device
@@ -66,60 +62,6 @@ def test_bf16_is_read_from_the_processors_flags(
 ):
     monkeypatch.setattr(device.Path, "read_text", lambda self: f"processor\t: 0\n{line}\n")
     assert device.is_bf16_supported(CPU) is has
-
-
-def clock(switch: SimpleNamespace, seconds: dict[str, float]) -> Callable[[], float]:
-    """Time that passes, between two looks at it, as fast as the switch says."""
-
-    def ticks() -> Iterator[float]:
-        now = 0.0
-        for number in itertools.count():
-            now += seconds[switch.fp32_precision] if number % 2 else 1.0
-            yield now
-
-    times = ticks()
-    return lambda: next(times)
-
-
-@pytest.mark.parametrize(
-    ("onednn", "error", "pays"),
-    [(0.5, 0.0, True), (0.9, 0.0, False), (0.5, 1e-2, False), (2.0, 0.0, False)],
-)
-def test_onednn_is_taken_where_it_is_as_exact_and_faster(onednn: float, error: float, pays: bool):
-    switch = SimpleNamespace(fp32_precision="none")
-
-    def product(a: Tensor, b: Tensor) -> Tensor:
-        return a @ b + (error if switch.fp32_precision == "bf16" else 0.0)
-
-    now = clock(switch, {"none": 1.0, "bf16": onednn})
-    assert device.is_onednn_faster(switch, product, now) is pays
-    assert switch.fp32_precision == "none"
-
-
-def test_a_recorded_choice_is_repeated(monkeypatch: pytest.MonkeyPatch):
-    switch = SimpleNamespace(fp32_precision="none")
-    monkeypatch.setattr(torch.backends.mkldnn, "matmul", switch, raising=False)
-    monkeypatch.setattr(device, "_has_avx512", lambda: True)
-    monkeypatch.setattr(device, "is_onednn_faster", lambda switch: True)
-    config = to_config(compose([]))
-    assert device.configure_device(config)[1] == "onednn" and switch.fp32_precision == "bf16"
-    assert device.configure_device(config, {"matmul": "default"})[1] == "default"
-    assert switch.fp32_precision == "none"
-    monkeypatch.setattr(device, "_has_avx512", lambda: False)
-    assert device.configure_device(config)[1] == "default"
-
-
-def test_a_reduced_precision_is_not_mistaken_for_float32():
-    """What bf16 products really do to a float32 matrix would not pass."""
-    switch = SimpleNamespace(fp32_precision="none")
-
-    def product(a: Tensor, b: Tensor) -> Tensor:
-        if switch.fp32_precision == "bf16":
-            return (a.bfloat16() @ b.bfloat16()).float()
-        return a @ b
-
-    now = clock(switch, {"none": 1.0, "bf16": 0.1})
-    assert device.is_onednn_faster(switch, product, now) is False
 
 
 def test_data_are_loaded_by_the_cores_that_a_gpu_leaves_idle(monkeypatch: pytest.MonkeyPatch):

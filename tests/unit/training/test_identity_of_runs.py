@@ -43,6 +43,7 @@ class Squares(Images):
         return (noise + 100 * labels[:, None, None, None]).to(torch.uint8), labels
 """
 QUICK = ["model.hidden=[8]", "train.threads=1", "train.epochs=3"]
+SAVED = "train.checkpoint_every=1"
 
 
 @pytest.fixture
@@ -61,7 +62,15 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str
 
 def own_optimizer(*more: str) -> list[str]:
     target = "optim._target_=signed_of_mine.Signed"
-    return [*QUICK, target, "~optim.weight_decay", "run.allow=[signed_of_mine]", "lrd.p=1", *more]
+    return [
+        *QUICK,
+        SAVED,
+        target,
+        "~optim.weight_decay",
+        "run.allow=[signed_of_mine]",
+        "lrd.p=1",
+        *more,
+    ]
 
 
 def test_an_edited_optimizer_trains_again_and_both_runs_stay(
@@ -113,7 +122,7 @@ def test_forced_a_run_of_new_code_starts_beside_the_unfinished_one(
 
 def own_data(*more: str) -> list[str]:
     target = "dataset._target_=squares_of_mine.Squares"
-    return [*QUICK, target, "run.allow=[squares_of_mine]", *more]
+    return [*QUICK, SAVED, target, "run.allow=[squares_of_mine]", *more]
 
 
 def test_data_that_grew_are_noticed_at_a_resume_and_after_the_end(

@@ -58,7 +58,7 @@ def test_a_run_continues_by_another_implementation_and_says_so(cli: Callable[...
     assert whole.status == 0
     with pytest.MonkeyPatch.context() as patch:
         stop_after_two_epochs(patch)
-        assert cli(*QUICK, "train.epochs=4").status == 130
+        assert cli(*QUICK, "train.epochs=4", "train.checkpoint_every=1").status == 130
     (run,) = find_runs("runs")
     assert run.metadata["implementation"] == "fused"
     done = cli(*QUICK, "train.epochs=4", "lrd.implementation=reference")

@@ -1,13 +1,17 @@
 """Runs that are stopped, damaged, crowded or out of room: one clear line, nothing whole is lost."""
 
+import errno
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,8 +19,8 @@ import torch
 
 from lrd.loggers.console import ConsoleLogger
 from lrd.runs import store
-from lrd.runs.lock import RunLocked, is_locked, run_lock
 from lrd.runs.store import TIMES, Run, find_runs
+from lrd.training import runner
 from lrd.training.trainer import Trainer
 
 QUICK = ["train.epochs=3", "model.hidden=[16]", "train.threads=1"]
@@ -164,6 +168,7 @@ def test_lost_or_damaged_lines_are_named(cli, half: Run):
     metrics.write_bytes(b"")
     done = cli(*QUICK)
     assert done.status == 2 and "has 0 epochs and the checkpoint 1" in done.err
+    assert next(find_runs("runs")).state == "failed"
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]", b"{}"])
@@ -189,28 +194,30 @@ def test_a_folder_copied_over_another_run_is_refused(cli, half: Run):
 
 
 def test_a_record_of_a_newer_version_is_refused(cli, half: Run):
-    half.update(format=99)
+    half.update(format=3)
     done = cli(*QUICK)
-    assert done.status == 2 and "has format 99, this version reads" in done.err
+    assert done.status == 2 and "has format 3, this version reads 2: update" in done.err
 
 
 def test_a_stop_does_not_hide_what_failed_before(cli, stop_at):
     stop_at(2, send(signal.SIGTERM))
-    done = cli("-m", *QUICK, "lrd.p=0,0.5")
+    nadam = "optim._target_=torch.optim.NAdam"
+    done = cli("-m", *QUICK, nadam, "lrd.implementation=fused,auto")
     assert done.status == 143 and "stopped by SIGTERM" in done.err
-    assert "lrd.p=0: lrd.p must be in (0, 1]" in done.err
+    assert "lrd.implementation=fused: the base must be one of" in done.err
 
 
 def test_other_conditions_are_noted(cli, half: Run):
     record = json.loads((half.folder / "run.json").read_text())
     record["threads"], record["versions"]["torch"] = 64, "1.0"
+    record["matmul"] = "onednn"  # of a version that chose by a stopwatch
     (half.folder / "run.json").write_text(json.dumps(record))
     done = cli(*QUICK)
     assert (
         done.status == 0
         and "threads was 64, is 1: the numbers agree up to floating-point error" in done.out
     )
-    assert "versions was" in done.out
+    assert "versions was" in done.out and "matmul was onednn, is default" in done.out
 
 
 def test_a_failed_run_leaves_its_traceback_and_can_be_mended(
@@ -246,30 +253,6 @@ def test_the_second_process_on_a_run_leaves_it_to_the_first(cli, stop_at):
     assert not (next(find_runs("runs")).folder / ".lock").exists()
 
 
-def test_a_lock_dies_with_its_process(tmp_path: Path):
-    code = f"""
-import os, sys
-from lrd.runs.lock import run_lock
-from pathlib import Path
-with run_lock(Path({str(tmp_path / "run")!r})):
-    print("held", flush=True)
-    sys.stdin.readline()
-    os.kill(os.getpid(), 9)
-"""
-    pipes: dict[str, Any] = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    with subprocess.Popen([sys.executable, "-c", code], **pipes) as holder:
-        assert holder.stdout and holder.stdout.readline() == "held\n"
-        assert is_locked(tmp_path / "run")
-        with pytest.raises(RunLocked, match=f"process {holder.pid} on"), run_lock(tmp_path / "run"):
-            pass
-        assert is_locked(tmp_path / "run")
-        holder.communicate("\n")
-    assert (tmp_path / "run" / ".lock").exists() and not is_locked(tmp_path / "run")
-    with run_lock(tmp_path / "run"):
-        assert is_locked(tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-
-
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
     """A small file system of its own, (re)mounted with the given options."""
@@ -292,6 +275,7 @@ def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 
 def test_a_full_disk_loses_nothing(cli, disk: Callable[[str], Path]):
     wide = ["train.epochs=3", "model.hidden=[1000]", "train.threads=1"]
+    wide.append("train.checkpoint_every=1")
     cli(*wide, "run.dir=peace")
     place = disk("size=1500k")  # a checkpoint takes 0.9 MB, two at a time do not fit
     done = cli(*wide, f"run.dir={place}")
@@ -305,6 +289,50 @@ def test_a_full_disk_loses_nothing(cli, disk: Callable[[str], Path]):
     assert same(next(find_runs(place)), next(find_runs("peace")))
 
 
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.ENOSPC, "make room there"),
+        (errno.EDQUOT, "make room there"),
+        (errno.EACCES, "get permission to write there"),
+        (errno.EPERM, "get permission to write there"),
+        (errno.EROFS, "mount it for writing"),
+    ],
+)
+def test_each_error_of_the_file_system_has_its_advice(
+    cli, monkeypatch: pytest.MonkeyPatch, number: int, advice: str
+):
+    def fails(file: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.os, "fsync", fails)
+        done = cli(*QUICK)
+    assert done.status == 1 and done.err.count("\n") == 1
+    assert os.strerror(number) in done.err and f"{advice}, or choose another run.dir" in done.err
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError("image file is truncated"),
+        OSError(errno.EIO, "Input/output error", "/data/image.png"),
+        ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"),
+    ],
+)
+def test_what_has_nothing_to_do_with_the_run_directory_gets_no_such_advice(
+    cli, stop_at, error: OSError
+):
+    def fails() -> None:
+        raise error
+
+    stop_at(3, fails)
+    done = cli(*QUICK)
+    assert done.status == 1 and done.err.count("\n") == 1
+    assert (error.strerror or str(error)) in done.err and "run.dir" not in done.err
+    assert (error.filename or "") in done.err
+
+
 def test_a_read_only_folder_is_named_and_a_finished_run_is_found_in_it(
     cli, disk: Callable[[str], Path]
 ):
@@ -316,6 +344,147 @@ def test_a_read_only_folder_is_named_and_a_finished_run_is_found_in_it(
     assert "Read-only file system" in done.err and "run.dir" in done.err
     found = cli(*QUICK, f"run.dir={place}")
     assert found.status == 0 and "finished already" in found.out
+
+
+KILLED = """
+import os, sys
+from lrd import cli
+from lrd.loggers.console import ConsoleLogger
+steps = iter(range(1, 10**6))
+ConsoleLogger.on_step = lambda *at: next(steps) == {step} and os.kill(os.getpid(), 9)
+sys.argv = ["run.py", *{arguments}]
+cli.main()
+"""
+
+
+@pytest.mark.parametrize("keep", ["weights", "best"])
+def test_a_killed_run_goes_on_from_its_last_checkpoint_by_time(cli, reference: Run, keep: str):
+    arguments = [*QUICK, "train.checkpoint_minutes=0", f"run.keep={keep}"]
+    code = KILLED.format(step=20, arguments=arguments)
+    root = str(Path(__file__).parents[3])
+    environment = {**os.environ, "PYTHONPATH": root}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
+    assert done.returncode == -signal.SIGKILL
+    (run,) = find_runs("runs")
+    saved = torch.load(run.folder / "last.pt", weights_only=True)
+    assert saved["progress"]["total"] == 19 and ("best" in saved) == (keep == "best")
+    again = cli(*arguments)
+    assert again.status == 0 and "resuming after epoch 1, step 7" in again.out
+    assert same(next(find_runs("runs")), reference)
+
+
+def test_checkpoints_come_by_the_clock(cli, monkeypatch: pytest.MonkeyPatch):
+    """The loop looks at it after each step and before each batch of evaluation."""
+    minutes, saved = itertools.count(), []
+    clock = SimpleNamespace(monotonic=lambda: 60 * next(minutes))
+    monkeypatch.setattr(runner, "time", clock)
+    save = runner._RunSession._save
+
+    def noted(self: Any) -> None:
+        saved.append(clock.monotonic() / 60)
+        save(self)
+
+    monkeypatch.setattr(runner._RunSession, "_save", noted)
+    assert cli(*QUICK, "train.checkpoint_minutes=5").status == 0
+    gaps = [after - before for before, after in itertools.pairwise([0, *saved])]
+    assert len(gaps) > 4 and all(5 <= gap <= 8 for gap in gaps[:-1])
+    monkeypatch.setattr(runner, "time", time)
+    saved.clear()
+    assert cli(*QUICK, "seed=1").status == 0 and len(saved) == 1  # a short run's last state alone
+
+
+def test_a_run_that_writes_beside_its_steps_is_the_same(
+    cli, reference: Run, monkeypatch: pytest.MonkeyPatch
+):
+    """As on a GPU."""
+    writer = runner.CheckpointWriter
+    monkeypatch.setattr(runner, "CheckpointWriter", lambda background: writer(background=True))
+    often = [*QUICK, "train.checkpoint_minutes=0", "run.keep=best"]
+    monkeypatch.setattr(ConsoleLogger, "on_step", lambda self, epoch, at: stop(at))
+
+    def stop(at: int) -> None:
+        if at == 7:
+            send(signal.SIGTERM)()
+
+    for _ in range(3):
+        assert cli(*often).status == 143
+    assert cli(*often).status == 0 and same(next(find_runs("runs")), reference)
+
+
+WILD = ["train.epochs=5", "model.hidden=[16]", "train.threads=1", "optim.lr=0.5"]
+
+
+@pytest.fixture
+def epochs(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, torch.Tensor]]:
+    """The weights after each epoch that is trained."""
+    seen: list[dict[str, torch.Tensor]] = []
+    original = runner._RunSession._on_epoch_end
+
+    def noted(self: Any, trainer: Trainer) -> None:
+        seen.append({k: v.clone() for k, v in trainer.model.state_dict().items()})
+        original(self, trainer)
+
+    monkeypatch.setattr(runner._RunSession, "_on_epoch_end", noted)
+    return seen
+
+
+@pytest.mark.parametrize("keep", ["weights", "last", "best", "none"])
+def test_a_finished_run_keeps_what_it_is_told_to(cli, epochs, keep: str):
+    assert cli(*WILD, f"run.keep={keep}").status == 0
+    (run,) = find_runs("runs")
+    files = {path.name for path in run.folder.glob("*.pt")}
+    assert files == {"best": {"last.pt", "best.pt"}, "none": set()}.get(keep, {"last.pt"})
+    if keep != "none":
+        last = torch.load(run.folder / "last.pt", weights_only=True)
+        assert ("optimizer" in last) == (keep == "last") and "best" not in last
+        assert equal(last["model"], epochs[-1])
+    if keep == "best":
+        kept, best = torch.load(run.folder / "best.pt", weights_only=True), run.metadata["best"]
+        assert (kept["epoch"], kept["score"]) == (best["epoch"], best["value"])
+        assert best["epoch"] < 5 and equal(kept["model"], epochs[best["epoch"] - 1])
+    assert "finished already" in cli(*WILD).out
+
+
+def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(a[name], b[name]) for name in a | b)
+
+
+@pytest.mark.parametrize("step", [5, 17, 30, 37, 50])
+def test_the_best_epoch_is_that_of_the_whole_run_after_a_resume(cli, epochs, stop_at, step: int):
+    stop_at(step, send(signal.SIGTERM))
+    assert cli(*WILD, "run.keep=best").status == 143
+    assert cli(*WILD, "run.keep=best").status == 0
+    (run,) = find_runs("runs")
+    best = run.metadata["best"]["epoch"]
+    assert equal(torch.load(run.folder / "best.pt", weights_only=True)["model"], epochs[best - 1])
+
+
+def test_a_best_epoch_before_run_keep_has_no_weights(cli, stop_at):
+    stop_at(50, send(signal.SIGTERM))
+    assert cli(*WILD).status == 143
+    done = cli(*WILD, "run.keep=best")
+    (run,) = find_runs("runs")
+    assert run.metadata["best"]["epoch"] <= 4
+    assert done.status == 0 and "note: no best.pt, as epoch" in done.out
+    assert not (run.folder / "best.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        ("progress", lambda progress: progress.update(lines=3)),
+        ("progress", lambda progress: progress.pop("total")),
+        ("model", lambda model: model.popitem()),
+        ("optimizer", lambda optimizer: optimizer.pop("state")),
+    ],
+)
+def test_a_checkpoint_of_other_code_is_refused_in_one_line(cli, half: Run, part: str, change):
+    state = torch.load(half.folder / "last.pt", weights_only=True)
+    change(state[part])
+    torch.save(state, half.folder / "last.pt")
+    done = cli(*QUICK)
+    assert done.status == 2 and done.err.count("\n") == 1
+    assert "does not fit this version of the code" in done.err and "run.force=true" in done.err
 
 
 def test_a_run_reads_its_record_and_hashes_its_fingerprint_once(

@@ -12,6 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim import lr_scheduler
+from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric, Metric
 
 from lrd import LRDropout
@@ -21,6 +23,7 @@ from lrd.runs.store import TIMES
 from lrd.schedules import Constant, PSchedule, Schedule, Steps
 from lrd.task import Batch, Score, Step, Task, epoch_order
 from lrd.training.builder import compile_forward
+from lrd.training.instantiate import TorchSchedule
 from lrd.training.trainer import Trainer
 
 
@@ -287,6 +290,194 @@ def test_a_p_by_schedule_is_that_of_a_loop_by_hand():
     twin.run()
     assert torch.equal(weights(ours), weights(twin))
     assert lines(ours) == lines(twin)
+
+
+class Plain(Regression):
+    """Without dropout, whose draws depend on the sizes of the batches."""
+
+    def model(self) -> nn.Module:
+        return nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 1))
+
+
+class Masked(Plain):
+    """Its loss is a mean over some of the samples, in some micro-batches over none."""
+
+    def step(self, model: nn.Module, batch: Batch) -> Step:
+        valid = batch.index % 5 == 0
+        loss = (model(batch.inputs) - batch.targets).square()[valid].sum() / valid.sum().clamp(1)
+        return Step({"mse": loss}, {"close": valid.sum()}, count=valid.sum())
+
+
+def of_task(task: Task, **settings: Any) -> Trainer:
+    torch.manual_seed(5)
+    model = task.model()
+    base = torch.optim.Adam(model.parameters(), lr=0.01)
+    given: dict[str, Any] = dict(
+        schedule=Constant(),
+        regularizers=[],
+        device=torch.device("cpu"),
+        seed=5,
+        epochs=3,
+        batch_size=8,
+        loggers=[Memory()],
+    )
+    return Trainer(task, model, LRDropout(base, p=0.5, seed=5), **(given | settings))
+
+
+@pytest.mark.parametrize("accumulate", [2, 3, 4, 8])
+@pytest.mark.parametrize("task", [Plain, Masked])
+def test_micro_batches_make_the_step_of_the_whole_batch(task: type[Task], accumulate: int):
+    """To rounding, also of batches that they do not divide, such as an epoch's last one."""
+    whole, split = of_task(task()), of_task(task(), accumulate=accumulate)
+    sizes: list[int] = []
+    first = next(split.model.children())
+    first.register_forward_pre_hook(lambda m, inputs: sizes.append(len(inputs[0])))
+    whole.run()
+    split.run()
+    torch.testing.assert_close(weights(split), weights(whole), rtol=1e-4, atol=1e-6)
+    for line, other in zip(lines(split), lines(whole), strict=True):
+        assert line == pytest.approx(other, rel=1e-4)
+    assert max(size for size in sizes if size != 50) == math.ceil(8 / accumulate)
+
+
+def test_regularizers_see_micro_batches_and_the_whole_gradient():
+    seen: list[tuple[str, int]] = []
+
+    class Spy(Regularizer):
+        def on_batch(self, batch: Batch, step: int) -> Batch:
+            seen.append(("batch", len(batch)))
+            return batch
+
+        def on_gradients(self, optimizer: torch.optim.Optimizer, step: int) -> None:
+            seen.append(("gradients", step))
+
+    of_task(Plain(), accumulate=2, regularizers=[Spy()], max_steps=2).run()
+    assert seen == [(k, n) for s in (0, 1) for k, n in [("batch", 4)] * 2 + [("gradients", s)]]
+
+
+def test_a_batch_is_split_by_samples():
+    index = torch.arange(5)
+    whole = Batch((index * 2, {"x": index[:, None]}), [f"t{i}" for i in range(5)], index, True)
+    first, *_, last = whole.split(2)
+    assert len(first) == 2 and first.targets == ["t0", "t1"] and first.replicated
+    assert torch.equal(last.inputs[0], torch.tensor([8]))
+    assert torch.equal(last.inputs[1]["x"], torch.tensor([[4]])) and last.targets == ["t4"]
+    assert next(Batch(index, None, index).split(3)).targets is None
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_gradients_are_clipped_as_by_hand_after_the_regularizers(accumulate: int):
+    class Larger(Regularizer):
+        def on_gradients(self, optimizer: torch.optim.Optimizer, step: int) -> None:
+            for param in optimizer.param_groups[0]["params"]:
+                param.grad.mul_(100)
+
+    ours = of_task(Plain(), clip_norm=0.7, regularizers=[Larger()], accumulate=accumulate)
+    twin = of_task(Plain())
+    norms: list[float] = []
+
+    def clip(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        grads = [p.grad for p in optimizer.param_groups[0]["params"]]
+        norm = torch.cat([100 * g.flatten() for g in grads]).norm()
+        for grad in grads:
+            grad.mul_(100 * min(1.0, 0.7 / norm.item()))
+
+    def note(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        grads = [p.grad.flatten() for p in optimizer.param_groups[0]["params"]]
+        norms.append(torch.cat(grads).norm().item())
+
+    twin.optimizer.register_step_pre_hook(clip)
+    ours.optimizer.register_step_pre_hook(note)
+    twin.run()
+    ours.run()
+    torch.testing.assert_close(weights(ours), weights(twin), rtol=1e-3, atol=1e-5)
+    assert len(norms) == 21 and max(norms) == pytest.approx(0.7, rel=1e-4)
+
+
+TORCHS: list[tuple[type[LRScheduler], dict[str, Any], dict[str, Any]]] = [
+    # a class, what a user gives, what that means for 21 steps
+    (lr_scheduler.StepLR, {"step_size": 4}, {}),
+    (lr_scheduler.MultiStepLR, {"milestones": [3, 9]}, {}),
+    (lr_scheduler.ExponentialLR, {"gamma": 0.9}, {}),
+    (lr_scheduler.CosineAnnealingLR, {}, {"T_max": 21}),
+    (lr_scheduler.CosineAnnealingLR, {"T_max": 5, "eta_min": 1e-3}, {}),
+    (lr_scheduler.CosineAnnealingWarmRestarts, {"T_0": 5}, {}),
+    (lr_scheduler.PolynomialLR, {"power": 2.0}, {"total_iters": 21}),
+    (lr_scheduler.LinearLR, {"total_iters": 6}, {}),
+    (lr_scheduler.OneCycleLR, {"max_lr": 0.02, "total_steps": None}, {"total_steps": 21}),
+    (lr_scheduler.CyclicLR, {"base_lr": 1e-3, "max_lr": 0.02, "step_size_up": 4}, {}),
+]
+
+
+@pytest.mark.parametrize(("kind", "given", "more"), TORCHS)
+def test_a_scheduler_of_torch_is_that_of_a_loop_by_hand_and_resumes_bitwise(
+    kind: type[LRScheduler], given: dict[str, Any], more: dict[str, Any], tmp_path: Path
+):
+    schedule = TorchSchedule(kind, given)
+    schedule.check(of_task(Plain()).optimizer)
+    ours, rates = of_task(Plain(), schedule=schedule), []
+    ours.optimizer.register_step_pre_hook(
+        lambda optimizer, *_: rates.append(
+            (optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["betas"])
+        )
+    )
+    ours.run()
+    hand = torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=0.01)
+    scheduler, expected = kind(hand, **(given | more)), []  # type: ignore[call-arg]
+    for _ in range(21):
+        expected.append((hand.param_groups[0]["lr"], hand.param_groups[0]["betas"]))
+        hand.step()
+        scheduler.step()
+    assert rates == expected
+
+    class Stop(Exception):
+        pass
+
+    def stop(now: Trainer) -> None:
+        if now.state.total == 10:
+            torch.save(now.state_dict(), tmp_path / "state.pt")
+            raise Stop
+
+    settings: dict[str, Any] = dict(schedule=schedule, accumulate=2, clip_norm=0.1)
+    whole, first = of_task(Plain(), **settings), of_task(Plain(), **settings, on_step_end=stop)
+    whole.run()
+    with pytest.raises(Stop):
+        first.run()
+    second = of_task(Plain(), **settings)
+    second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    second.run()
+    assert torch.equal(weights(second), weights(whole))
+    assert lines(first) + lines(second) == lines(whole)
+
+
+def test_a_scheduler_that_ends_before_the_run_is_refused():
+    schedule = TorchSchedule(lr_scheduler.OneCycleLR, {"max_lr": 0.02, "total_steps": 20})
+    with pytest.raises(ValueError, match=r"schedule.total_steps must be at least the run's 21"):
+        of_task(Plain(), schedule=schedule)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_score_that_is_not_finite_stops_the_run_and_others_are_left_out(bad: float):
+    class Broken(Plain):
+        def __init__(self, name: str) -> None:
+            super().__init__()
+            self.name = name
+
+        def metrics(self) -> dict[str, Metric]:
+            return {n: MeanMetric("disable") for n in ("test_mse", "test_iou_17")}
+
+        def eval_step(self, model: nn.Module, batch: Batch, metrics: dict[str, Metric]) -> None:
+            for name, metric in metrics.items():
+                metric.update(bad if name == self.name else 1.0)
+
+    broken = of_task(Broken("test_mse"))
+    with pytest.raises(FloatingPointError, match=f"test_mse is {bad} in epoch 1"):
+        broken.run()
+    assert lines(broken) == []
+    partly = of_task(Broken("test_iou_17"))
+    partly.run()
+    assert all("test_mse" in line and "test_iou_17" not in line for line in lines(partly))
+    assert len(lines(partly)) == 3
 
 
 def test_a_compiled_model_is_compiled_for_whole_batches_alone():
