@@ -1,7 +1,7 @@
 """Check the values of a class's settings against the annotations of its arguments."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -14,19 +14,19 @@ NAMES = {
 }
 
 
-def check_types(where: str, found: type, settings: Mapping[str, Any]) -> None:
+def check_types(where: str, found: Callable[..., Any], settings: Mapping[str, Any]) -> None:
     """Check what a file or a command line can get wrong; other annotations accept everything.
 
     Args:
         where: The node of the settings, for the message.
-        found: The class that takes the settings.
+        found: The class, or the function, that takes the settings.
         settings: Plain values by argument.
 
     Raises:
         ValueError: A value is not of its argument's type.
     """
     try:
-        hints = get_type_hints(found.__init__)
+        hints = get_type_hints(found if inspect.isfunction(found) else found.__init__)
         parameters = inspect.signature(found).parameters
     except (NameError, TypeError, ValueError):  # names for type checkers, a constructor in C
         return

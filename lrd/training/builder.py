@@ -130,7 +130,10 @@ def resolve_loggers(config: Config) -> dict[str, Callable[..., Logger]]:
     nodes = {n: x for n, x in config.logger.items() if x.get("_target_") != WANDB["_target_"]}
     if config.wandb.mode != "disabled":
         nodes["wandb"] = WANDB
-    return {name: resolve_target("logger", x, config.run.allow) for name, x in nodes.items()}
+    return {
+        name: resolve_target("logger", node, config.run.allow, where=f"logger.{name}")
+        for name, node in nodes.items()
+    }
 
 
 def build_dataset(config: Config, device: torch.device) -> Dataset:

@@ -5,15 +5,17 @@ import inspect
 import logging
 import re
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
+import yaml
 from hydra.utils import get_object
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from lrd.config import CONFIGS
 from lrd.config.argument_types import check_types
 from lrd.loggers.base import Logger
 from lrd.regularizers import Regularizer
@@ -50,7 +52,8 @@ def resolve_target(
     """Return the class that a group's ``_target_`` names, with its settings bound.
 
     Only a class of the group's type is called, from torch, torchvision, lrd, tasks or a package in
-    ``run.allow``: a dotted name alone proves nothing, some functions run a shell.
+    ``run.allow``: a dotted name alone proves nothing, some functions run a shell. A model may also
+    be a function of torchvision.models or of a package in ``run.allow`` that returns a Module.
 
     Args:
         group: A key of :data:`GROUPS`.
@@ -88,9 +91,12 @@ def resolve_target(
     )
     if is_scheduler:
         base, given = SCHEDULER
-    if not isinstance(found, type) or not issubclass(found, base) or found is base:
+    if group == "model" and inspect.isfunction(found):
+        _check_model_function(target, found, allow)
+    elif not isinstance(found, type) or not issubclass(found, base) or found is base:
         raise ValueError(f"{where}._target_ must be a subclass of {base.__name__}, got {target}")
     settings = {k: v for k, v in node.items() if k != "_target_"}
+    _drop_settings_of_another_class(group, target, found, settings)
     if group == "optim" and settings.get("weight_decay") == task_decay:
         _drop_unsupported_decay(found, settings)
     _check_settings(where, found, settings, given)
@@ -152,6 +158,41 @@ class TorchSchedule:
             raise ValueError(message) from error
 
 
+def _check_model_function(target: str, found: Callable[..., Any], allow: list[str]) -> None:
+    """Reject a function that is no model's, before it is called."""
+    if not target.startswith(("torchvision.models.", *(f"{package}." for package in allow))):
+        raise ValueError(
+            "model._target_ must be a subclass of Module, or a function of torchvision.models or "
+            f"of a package in run.allow, got {target}"
+        )
+    names = inspect.signature(found).parameters
+    is_open = any(p.kind is p.VAR_KEYWORD for p in names.values())
+    if not is_open and not {"classes", "num_classes"} & names.keys():
+        raise ValueError(f"model._target_ must take classes or num_classes, got {target}")
+
+
+def _fit_model(
+    found: Callable[..., Any], settings: dict[str, Any], kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    """Return a task's ``shape`` and ``classes`` as a model takes them that has ``num_classes``
+    instead, as in torchvision and timm: the channels go to ``in_chans``, where it has that."""
+    names = inspect.signature(found).parameters
+    is_open = inspect.isfunction(found) and any(p.kind is p.VAR_KEYWORD for p in names.values())
+    if "classes" not in kwargs or "classes" in names or not ("num_classes" in names or is_open):
+        return kwargs
+    fitted = {k: v for k, v in kwargs.items() if k not in ("shape", "classes")}
+    fitted["num_classes"] = kwargs["classes"]
+    channels, package = kwargs.get("shape", (3,))[0], found.__module__.partition(".")[0]
+    if "in_chans" in names or package == "timm":
+        fitted |= {} if "in_chans" in settings else {"in_chans": channels}
+    elif package == "torchvision" and channels != 3:
+        raise ValueError(
+            f"model={found.__name__} must be given color images, got {channels} channel: choose "
+            "another model or dataset"
+        )
+    return fitted
+
+
 def _missing_package(error: BaseException | None) -> str | None:
     """Return the package whose absence made an import fail, or None."""
     while error is not None:
@@ -162,7 +203,7 @@ def _missing_package(error: BaseException | None) -> str | None:
 
 
 def _check_settings(
-    where: str, found: type, settings: dict[str, Any], given: tuple[str, ...]
+    where: str, found: Callable[..., Any], settings: dict[str, Any], given: tuple[str, ...]
 ) -> None:
     """Reject settings that the class does not take, before anything is built."""
     parameters = inspect.signature(found).parameters.values()
@@ -184,7 +225,29 @@ def _check_settings(
             )
 
 
-def _drop_unsupported_decay(found: type, settings: dict[str, Any]) -> None:
+def _drop_settings_of_another_class(
+    group: str, target: str, found: Callable[..., Any], settings: dict[str, Any]
+) -> None:
+    """Remove what a file of the group sets for its own class, where the command line names another
+    class, which no file has, and that does not take it."""
+    files = _files_of(group)
+    if any(node.get("_target_") == target for node in files):
+        return
+    names = inspect.signature(found).parameters
+    for name in [name for name in settings if name not in names]:
+        if any(name in node and node[name] == settings[name] for node in files):
+            value = settings.pop(name)
+            log.info(f"note: {found.__name__} takes no {name}, {group}.{name}={value} is left out")
+
+
+@cache
+def _files_of(group: str) -> list[dict[str, Any]]:
+    """Return the files of a group in ``configs/`` that hold one class."""
+    files = [yaml.safe_load(path.read_text()) for path in (CONFIGS / group).glob("*.yaml")]
+    return [node for node in files if isinstance(node, dict) and "_target_" in node]
+
+
+def _drop_unsupported_decay(found: Callable[..., Any], settings: dict[str, Any]) -> None:
     """Remove the task's weight decay if the optimizer class takes none."""
     parameters = inspect.signature(found).parameters.values()
     if not any(p.name == "weight_decay" or p.kind is p.VAR_KEYWORD for p in parameters):
@@ -192,7 +255,7 @@ def _drop_unsupported_decay(found: type, settings: dict[str, Any]) -> None:
             log.info(f"note: {found.__name__} takes no weight decay, {decay:g} is left out")
 
 
-def _fused_form(found: type, settings: dict[str, Any]) -> dict[str, bool]:
+def _fused_form(found: Callable[..., Any], settings: dict[str, Any]) -> dict[str, bool]:
     """Request torch's fused form of an optimizer, or its foreach form, unless one is set."""
     parameters = inspect.signature(found).parameters
     forms = [form for form in ("fused", "foreach") if form in parameters]
@@ -201,8 +264,9 @@ def _fused_form(found: type, settings: dict[str, Any]) -> dict[str, bool]:
 
 
 def _instantiate(
-    where: str, found: type, settings: dict[str, Any], *args: Any, **kwargs: Any
+    where: str, found: Callable[..., Any], settings: dict[str, Any], *args: Any, **kwargs: Any
 ) -> Any:
+    kwargs = _fit_model(found, settings, kwargs) if where == "model" else kwargs
     try:
         inspect.signature(found).bind(*args, **kwargs, **settings)
     except TypeError as error:
@@ -218,5 +282,7 @@ def _instantiate(
         check_types(where, found, settings)
         arguments = ", ".join(f"{k}={v}" for k, v in settings.items())
         raise ValueError(f"{where}: {found.__name__}({arguments}): {reason}") from error
+    if where == "model" and not isinstance(made, nn.Module):
+        raise ValueError(f"model._target_ must return a Module, got {type(made).__name__}")
     check_types(where, found, settings)  # where the class has no rule of its own
     return made

@@ -205,8 +205,7 @@ class Trainer:
         """Return loss, norm of the gradient and learning rate of the current step. Synchronizes
         once."""
         loss = self.ranks.all_reduce_sum({"loss": loss.double()})["loss"]
-        params = (p for group in self.optimizer.param_groups for p in group["params"])
-        norm = nn.utils.get_total_norm([p.grad for p in params if p.grad is not None])
+        norm = nn.utils.get_total_norm([p.grad for p in self.params if p.grad is not None])
         values = torch.stack([loss, norm.double()]).tolist()
         values.append(float(self.optimizer.param_groups[0]["lr"]))
         named = zip(("loss", "gradient_norm", "lr"), values, strict=True)

@@ -250,7 +250,7 @@ def test_the_examples_of_extending_run(tmp_path: Path, monkeypatch: pytest.Monke
     for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL):
         ((name, folder),) = re.findall(r"^# (\S+\.yaml) in (\S+)/$", block, re.MULTILINE)
         contents[f"{folder}/{name}"] = block
-    assert len(contents) == len(files) + 3
+    assert len(contents) == len(files) + 4
     for name, content in contents.items():
         yaml.safe_load(content)
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -264,7 +264,9 @@ def test_the_examples_of_extending_run(tmp_path: Path, monkeypatch: pytest.Monke
     try:
         for command in commands_of(ROOT / "docs" / "extending.md"):
             _, script, *arguments = shlex.split(command)
-            if script == "run.py":
+            if script == "my_parts.py":
+                subprocess.run([sys.executable, script], check=True)
+            elif script == "run.py":
                 assert run([*arguments, "train.epochs=1"], monkeypatch) == 0, command
             else:
                 module = import_module(script.removesuffix(".py").replace("/", "."))

@@ -186,7 +186,7 @@ def test_numbers_compare_and_rows_are_sorted(show, runs: dict[str, Run]):
     assert rows[:2] == expected[:0:-1] and rows[-1] == str(runs["unreadable"].folder)
     states = [line.split()[0] for line in show("--sort=state").splitlines()[1:-1]]
     assert states == sorted(states)
-    assert "--sort must name a column or a setting, got nam" in show("--sort", "nam", status=2)
+    assert "--sort must name a column or a setting, got lr" in show("--sort", "lr", status=2)
     assert "final> must be given a number, got high" in show("final>high", status=2)
     assert "Did you mean optim.lr?" in show("optim.lrr=1", status=2)
 
