@@ -46,7 +46,7 @@ def _no_traces() -> Iterator[None]:
     """Puts back what a run sets for the whole process."""
     threads, random = torch.get_num_threads(), torch.get_rng_state()
     deterministic = torch.are_deterministic_algorithms_enabled()
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    matmul, cudnn = torch.backends.cuda.matmul, cast(Any, torch.backends.cudnn)
     switches = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
     with mock.patch.dict(os.environ):
         yield

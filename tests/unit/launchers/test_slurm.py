@@ -25,6 +25,8 @@ class FakeRun:
         self.signals, self.events = list(signals), []
         self.failures: list[Failure] = []
 
+    def check(self, config: Any) -> None: ...
+
     def __call__(self, cfg: DictConfig) -> float:
         self.events.append("forced" if cfg.run.force else "run")
         if self.signals:

@@ -10,6 +10,7 @@ import sys
 import termios
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -327,8 +328,7 @@ def test_step_metrics_are_those_of_a_loop_by_hand(cli):
 
 def test_tensorboard_has_each_epoch_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
+    events: Any = import_module("tensorboard.backend.event_processing.event_accumulator")
     from lrd.loggers.tensorboard import TensorBoardLogger
 
     written(tmp_path / "metrics.jsonl", 2)
@@ -339,7 +339,7 @@ def test_tensorboard_has_each_epoch_once(tmp_path: Path, monkeypatch: pytest.Mon
         logger.on_images(3, {"cat": torch.zeros(3, 4, 6, dtype=torch.uint8)})
         logger.on_epoch(numbers(3))
         logger.close({"status": "finished"})
-    found = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    found = events.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     losses = [(event.step, event.value) for event in found.Scalars("train_loss")]
     expected = [(e, pytest.approx(numbers(e)["train_loss"], rel=1e-6)) for e in (1, 2, 3)]
     assert losses == expected

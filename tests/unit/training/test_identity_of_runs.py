@@ -1,7 +1,7 @@
 """A run says what it was: other code or other data never pass for a finished or unfinished run."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ SAVED = "train.checkpoint_every=1"
 
 
 @pytest.fixture
-def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], None]]:
     """Write a module of the user's, and forget what was imported of it."""
     monkeypatch.syspath_prepend(str(tmp_path))
 
@@ -55,7 +55,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str
         (tmp_path / f"{name}.py").write_text(text)
         monkeypatch.delitem(sys.modules, name, raising=False)
 
-    yield module  # type: ignore[misc]
+    yield module
     for name in ("signed_of_mine", "squares_of_mine"):
         sys.modules.pop(name, None)
 
