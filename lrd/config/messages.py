@@ -28,6 +28,7 @@ GROUP_MEANINGS = {
     "optim": "the optimizer and its learning rate; any class: optim._target_=torch.optim.AdamW",
     "schedule": "the learning rate over the run",
     "regularizer": "the paper's other regularizers; several: regularizer=[nl,ng]",
+    "logger": "where numbers go besides the run's files: wandb, tensorboard; several: logger=[...]",
     "train": "how it is computed: as in the paper, or fast",
     "arm": "LRD and regularizers of a table's column, together",
     "experiment": "every run of a table or a figure; needs -m",
