@@ -27,9 +27,9 @@ def check_types(where: str, found: Callable[..., Any], settings: Mapping[str, An
     """
     try:
         hints = get_type_hints(found if inspect.isfunction(found) else found.__init__)
-    except (NameError, TypeError):  # names for type checkers alone, a constructor in C
+        parameters = inspect.signature(found).parameters
+    except (NameError, TypeError, ValueError):  # names for type checkers, a constructor in C
         return
-    parameters = inspect.signature(found).parameters
     for name, value in settings.items():
         is_default = name in parameters and value is parameters[name].default
         if name in hints and not is_default and not _fits(value, hints[name]):

@@ -5,7 +5,7 @@ from collections.abc import Container, Sequence
 from dataclasses import fields, is_dataclass
 from functools import partial
 from itertools import chain
-from typing import Any
+from typing import Any, get_origin
 
 import hydra
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -94,15 +94,16 @@ def restore_config(recorded: dict[str, Any], identity: Container[str]) -> Config
     return config
 
 
-def _reject_unknown(
-    cfg: DictConfig | ListConfig, schema: type, prefix: str, known: Sequence[str]
-) -> None:
+def _reject_unknown(cfg: DictConfig, schema: type, prefix: str, known: Sequence[str]) -> None:
     types = {f.name: f.type for f in fields(schema)}
     for name in cfg:
         if name not in types:
             raise ValueError(unknown_setting(f"{prefix}{name}", known))
         if is_dataclass(kind := types[str(name)]):
             _reject_unknown(cfg[name], kind, f"{prefix}{name}.", known)  # type: ignore[arg-type]
+        elif get_origin(kind) is list and not isinstance(cfg[name], ListConfig):
+            # OmegaConf does not check where an interpolation leads
+            raise ValueError(f"{prefix}{name} must be a list in brackets, got {cfg[name]}")
 
 
 def _settings_of(cfg: DictConfig) -> list[str]:

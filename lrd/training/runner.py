@@ -297,8 +297,10 @@ class _RunSession:
     def _train(self, run: Run) -> Run:
         trainer = self.trainer
         outcome: dict[str, Any] = {"status": "failed"}
+        trains = False
         try:
             self.ranks.on_rank_zero(lambda: self._open_loggers(run))
+            trains = True
             trainer.run()
             run = self.ranks.on_rank_zero(lambda: self._finish(run))
             outcome = {name: run.metadata[name] for name in ("status", "final", "best")}
@@ -313,7 +315,7 @@ class _RunSession:
                 self._update(run, **outcome)
                 raise RankLost(self.ranks.rank) from error
             self._record_failure(error, run)
-            if isinstance(error, ValueError):  # the command was accepted: it is not wrong
+            if trains and isinstance(error, ValueError):  # neither command nor files are wrong
                 raise TrainingFailed(self._reason(error)) from error
             raise
         finally:

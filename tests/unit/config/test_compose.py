@@ -35,7 +35,7 @@ ERRORS = {
     "~epochs": "unknown setting epochs. Did you mean train.epochs?",
     "+epochs=3": "unknown setting epochs. Did you mean train.epochs?",
     "batch_size=3": "Did you mean train.batch_size or eval.batch_size?",
-    "hiden=[3]": "unknown setting hiden. Did you mean model.hidden?",
+    "hiddens=[3]": "unknown setting hiddens. Did you mean model.hidden?",
     "lrd.zzzz=1": "unknown setting lrd.zzzz; available: lrd.p, lrd.granularity,",
     "experiment=table1_mnist": "experiment is added with +: +experiment=table1_mnist (every run",
     "cluster=slurm": "cluster is added with +: +cluster=slurm (where the runs",
@@ -87,6 +87,9 @@ ERRORS = {
     "lrd.p=1,0.5": "lrd.p=1,0.5 is a sweep and needs -m (a list needs brackets)",
     "lrd": "cannot parse 'lrd' as KEY=VALUE: '=' is missing",
     "train.epochs=[": "a bracket or a quote is not closed",
+    "run.allow=${seed}": "run.allow must be a list in brackets, got 0",
+    "eval.scales=${lrd.p}": "eval.scales must be a list in brackets, got 0.5",
+    "wandb.tags=3": "wandb.tags must be a list in brackets, got 3",
     "lrd=null": "lrd must have a value, got null",
 }
 

@@ -167,7 +167,7 @@ def test_a_plan_is_the_whole_experiment(name: str, number: int, tmp_path: Path, 
     [
         (["nothing"], "unknown experiment 'nothing'; available: "),
         (["quickstart", "lrd.p=2"], "lrd.p must be in (0, 1]"),
-        (["quickstart", "seed=first"], "seed=first: "),
+        (["quickstart", "seed=first"], "seed must be a whole number, got first"),
         (["quickstart", "lrd.q=1"], "unknown setting lrd.q"),
     ],
 )

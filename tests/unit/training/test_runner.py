@@ -194,9 +194,9 @@ def test_a_folder_copied_over_another_run_is_refused(cli, half: Run):
 
 
 def test_a_record_of_a_newer_version_is_refused(cli, half: Run):
-    half.update(format=3)
+    half.update(format=99)
     done = cli(*QUICK)
-    assert done.status == 2 and "has format 3, this version reads 2: update" in done.err
+    assert done.status == 2 and "has format 99, this version reads" in done.err
 
 
 def test_a_stop_does_not_hide_what_failed_before(cli, stop_at):
