@@ -42,11 +42,12 @@ class TrainedRun:
     model: nn.Module
 
 
-def load_model(run: str | Path | Run) -> nn.Module:
-    """Return a run's network in eval mode on the CPU, with the weights of its last checkpoint.
+def load_model(run: str | Path | Run, weights: str = "last") -> nn.Module:
+    """Return a run's network in eval mode on the CPU, with its weights.
 
     Args:
         run: A run directory, or a ``Run``.
+        weights: ``last``, or ``best``: those of the best epoch, which ``run.keep=best`` keeps.
 
     Raises:
         ValueError: There is no such run or it has no weights, its record or its weights are of
@@ -55,13 +56,13 @@ def load_model(run: str | Path | Run) -> nn.Module:
     Example:
         >>> model = lrd.load_model("runs/digits/0123456789ab/seed0")
     """
-    return load_trained(run).model
+    return load_trained(run, weights).model
 
 
-def load_trained(run: str | Path | Run) -> TrainedRun:
+def load_trained(run: str | Path | Run, weights: str = "last") -> TrainedRun:
     """Return a run's task and network on the CPU. Raises ValueError as :func:`load_model`."""
     run = run if isinstance(run, Run) else open_run(run)
-    return _load(run, recorded_config(run), torch.device("cpu"))
+    return _load(run, recorded_config(run), torch.device("cpu"), weights)
 
 
 def recorded_config(run: Run) -> Config:
@@ -73,11 +74,16 @@ def recorded_config(run: Run) -> Config:
         raise ValueError(f"{run.folder}/run.json must have {error}: run it again") from error
 
 
-def _load(run: Run, config: Config, device: torch.device) -> TrainedRun:
-    checkpoint = run.folder / "last.pt"
+def _load(run: Run, config: Config, device: torch.device, weights: str = "last") -> TrainedRun:
+    if weights not in ("last", "best"):
+        raise ValueError(f"weights must be last or best, got {weights}")
+    checkpoint = run.folder / f"{weights}.pt"
     if not checkpoint.is_file():
-        raise ValueError(f"{run.folder} has no weights (last.pt): the same command trains them")
-    weights = load_checkpoint(checkpoint, run.identity)["model"]
+        raise ValueError(
+            f"{run.folder} must have weights, got no {checkpoint.name}: run.keep says what a "
+            "finished run keeps, run.force=true trains it again"
+        )
+    state = load_checkpoint(checkpoint, run.identity)["model"]
     _note_changed_code(run, config)
     task = build_task(_starting_from(checkpoint, config), device)
     with torch.random.fork_rng(devices=[]):  # the initial weights are replaced
@@ -85,7 +91,7 @@ def _load(run: Run, config: Config, device: torch.device) -> TrainedRun:
     for regularizer in build_regularizers(config):
         regularizer.on_model(model, task)
     try:
-        model.load_state_dict(weights)
+        model.load_state_dict(state)
     except RuntimeError as error:
         why = str(error).splitlines()[-1].strip()
         raise ValueError(f"{checkpoint} must fit {type(model).__name__}: {why}") from error

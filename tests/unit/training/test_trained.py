@@ -65,6 +65,18 @@ def test_a_loaded_network_has_the_recorded_score(digits: Run):
     assert lrd.load_model(str(digits.folder)) is not model
 
 
+def test_the_best_weights_have_the_best_score(cli):
+    run = trained(cli, *DIGITS, "train.epochs=6", "optim.lr=1", "run.keep=best", "lrd.p=1")
+    best = run.metadata["best"]
+    assert best["value"] > run.final  # or this test says nothing
+    pixels, labels = digit_images()
+    inputs = torch.tensor(pixels / 16, dtype=torch.float32).view(-1, 1, 8, 8)
+    for weights, expected in (("best", best["value"]), ("last", run.final)):
+        with torch.no_grad():
+            guesses = lrd.load_model(run, weights=weights)(inputs).argmax(1)
+        assert float((guesses.numpy() == labels).mean() * 100) == pytest.approx(expected)
+
+
 def test_a_run_that_cannot_be_loaded_is_one_line(digits: Run, tmp_path: Path):
     with pytest.raises(ValueError, match="RUN must be a run directory, got nowhere: it has no"):
         lrd.load_model("nowhere")
@@ -81,7 +93,7 @@ def test_a_run_that_cannot_be_loaded_is_one_line(digits: Run, tmp_path: Path):
     with pytest.raises(ValueError, match="the run is of another version: train.warp is unknown"):
         lrd.load_model(Run(digits.folder, other))
     (digits.folder / "last.pt").unlink()
-    with pytest.raises(ValueError, match="has no weights"):
+    with pytest.raises(ValueError, match="must have weights, got no last.pt"):
         lrd.load_model(digits)
 
 
