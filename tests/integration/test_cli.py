@@ -342,7 +342,8 @@ def test_as_a_process(arguments: list[str], status: int, tmp_path: Path):
         titles = ("Choose with group=option", "Add with +group=option", "Automatic,", "Settings,")
         blocks = re.split("|".join(map(re.escape, titles)), done.stdout)[1:]
         groups = [re.findall(r"^(\w+): .*\n(?:    .*\n)*    \w", block, re.M) for block in blocks]
-        chosen = ["dataset", "model", "optim", "regularizer", "schedule", "task", "train"]
+        chosen = ["dataset", "logger", "model", "optim"]
+        chosen += ["regularizer", "schedule", "task", "train"]
         added = ["arm", "cluster", "experiment", "search"]
         assert groups[:3] == [chosen, added, ["tuned"]] and "study" not in done.stdout
         assert "optim: adam, amsgrad, muon, radam, rmsprop, rmsprop_authors, sgdm" in blocks[0]

@@ -96,7 +96,7 @@ class Accepted(BaseException):
 def answer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     """Return what is wrong with the answer to a command line, or "", and whether it is accepted."""
 
-    def stop(session: runner._RunSession, choices: dict[str, str]) -> None:
+    def stop(session: runner._RunSession, choices: dict[str, str], command: str) -> None:
         session.trainer.task.close()
         raise Accepted
 

@@ -105,7 +105,7 @@ def test_a_rejected_submission_is_one_line(
         assert (done.returncode, done.stderr) == (2, f"error: {line}\n")
     done = sweep(tmp_path, "lrd.p=0.5,2")
     assert (
-        done.returncode == 2 and done.stderr.count("\n") == 2 and not (fake_slurm / "id").exists()
+        done.returncode == 2 and done.stderr.count("\n") == 1 and not (fake_slurm / "id").exists()
     )
     monkeypatch.setenv("PATH", str(tmp_path))
     assert "cluster=slurm needs SLURM's commands" in sweep(tmp_path).stderr

@@ -110,13 +110,14 @@ def test_a_step_needs_torch_alone(python: str):
 
 def test_dir_shows_the_public_names(python: str):
     shown = run(python, "-c", "import lrd, lrd.optim; print(dir(lrd), dir(lrd.optim))")
-    names = ["LRDropout", "__version__"], ["LRDropout", "keep_mask"]
+    names = ["LRDropout", "__version__", "load_model"], ["LRDropout", "keep_mask"]
     assert shown.stdout == f"{names[0]} {names[1]}\n"
 
 
 COMMANDS = {
     **{"table": ["table1"], "figure": ["figure5"], "compare": ["quickstart"]},
     **{"plan": ["quickstart"], "bench": ["startup", "--quick"], "endurance": ["--kills", "1"]},
+    **{"evaluate": ["runs/x", "eval.mode=whole"], "predict": ["runs/x", "image.png"]},
 }
 
 

@@ -60,7 +60,7 @@ def _values(row: Mapping[Any, Any], record: Any) -> tuple[Value, ...]:
     learning_rate, seed = get_nested(record, "config", "optim", "lr"), record.get("seed")
     unit = text_of(row["unit"])
     return (
-        Value(row["dataset"]),
+        Value(text_of(row["dataset"])),
         Value(text_of(row["model"])),
         Value(text_of(row["optimizer"])),
         _format(learning_rate, "g"),
