@@ -149,6 +149,6 @@ def test_command_lines(answer, capfd: pytest.CaptureFixture[str]):
     check(answer, sample(200), capfd)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_many_command_lines(answer, capfd: pytest.CaptureFixture[str]):
     check(answer, sample(2500), capfd)
