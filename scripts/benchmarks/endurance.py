@@ -24,7 +24,8 @@ from lrd.runs.store import TIMES, Run, RunIndex
 from lrd.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
-_QUICK = ["train.epochs=4", "model.hidden=[64]", "train.threads=1"]
+# train.checkpoint_every: without a checkpoint a killed run would begin again
+_QUICK = ["train.epochs=4", "model.hidden=[64]", "train.threads=1", "train.checkpoint_every=1"]
 _OPTIMIZERS = ("sgdm", "rmsprop", "rmsprop_authors", "adam", "amsgrad", "radam")
 _KILLED = -signal.SIGKILL
 # What a run imports on its way, seconds long: imported once, for all forked processes.
