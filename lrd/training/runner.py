@@ -90,17 +90,23 @@ def execute(config: Config, choices: dict[str, str], command: str = "") -> Run:
 
 def _require_same_data(store: RunStore) -> None:
     """Reject a finished run of other data than there are now, where they are at hand."""
-    recorded = store.run.metadata.get("data_manifest")
-    if recorded is None:
+    if store.run.metadata.get("data_manifest") is None:
         return
     try:
         found = build_task(store.config, torch.device("cpu")).manifest()
     except (ValueError, OSError):  # data are missing: nothing says that they differ
         return
-    if found != recorded:
+    _compare_data(store.run, found)
+
+
+def _compare_data(run: Run, found: str | None) -> None:
+    """Raise ValueError if a run was made with other data than ``found``, a manifest."""
+    recorded = run.metadata.get("data_manifest")
+    if recorded is not None and recorded != found:
+        state = "finished" if run.status == "finished" else "unfinished"
         raise ValueError(
-            f"{store.folder} is finished, with other data (then {recorded}, now {found}): "
-            "run.name=NAME keeps both runs, run.force=true replaces this one"
+            f"{run.folder} is {state}, with other data (then {recorded}, now {found}): restore "
+            "them, or keep both runs by run.name=NAME, or replace this one by run.force=true"
         )
 
 
@@ -189,11 +195,12 @@ class _RunSession:
         environment = describe_environment(self.trainer.device, **self.computed)
         environment["ranks"] = self.ranks.world
         environment["batch_norm"] = _batch_norm_kind(self.trainer.model, self.ranks.world)
-        self.identity = run.identity
+        self.identity, manifest = run.identity, self.trainer.task.manifest()
         self.writer = CheckpointWriter(background=self.trainer.device.type == "cuda")
         self.best: BestWeights | None = None
         kept = None
         if self.store.checkpoint.exists():
+            _compare_data(run, manifest)
             kept = self._resume(run, environment)
         if self.store.config.run.keep == "best":
             self.best = BestWeights(self.trainer.model, self.trainer.task.score, kept)
@@ -209,7 +216,7 @@ class _RunSession:
             scale=self.store.config.scale,
             score={"name": score.name, "maximize": score.maximize, "unit": score.unit},
             data=self.trainer.task.describe(),
-            data_manifest=self.trainer.task.manifest(),
+            data_manifest=manifest,
             **environment,
         )
         run = self.ranks.on_rank_zero(lambda: run.update(**fields))
@@ -218,12 +225,6 @@ class _RunSession:
 
     def _resume(self, run: Run, environment: dict[str, Any]) -> dict[str, Any] | None:
         """Load the checkpoint; return what is known of the best epoch."""
-        recorded, found = run.metadata.get("data_manifest"), self.trainer.task.manifest()
-        if recorded is not None and recorded != found:
-            raise ValueError(
-                f"{run.folder} is unfinished, with other data (then {recorded}, now {found}): "
-                "restore them to resume it, or use run.name=NAME, or run.force=true to restart it"
-            )
         path = self.store.checkpoint
         state = load_checkpoint(path, self.identity)
         try:

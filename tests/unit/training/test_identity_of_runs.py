@@ -89,14 +89,18 @@ def test_an_edited_optimizer_trains_again_and_both_runs_stay(
     assert changed == "source.signed_of_mine"
 
 
-def test_an_unfinished_run_of_other_code_is_refused_in_one_line(
-    cli: Callable[..., Any], write: Callable[[str, str], None]
-):
+def stop_and_edit(cli: Callable[..., Any], write: Callable[[str, str], None]) -> None:
     write("signed_of_mine", OPTIMIZER)
     with pytest.MonkeyPatch.context() as patch:
         stop_after_two_epochs(patch)
         assert cli(*own_optimizer()).status == 130
     write("signed_of_mine", OPTIMIZER.replace(".sign()", ".mul(1.0)"))
+
+
+def test_an_unfinished_run_of_other_code_is_refused_in_one_line(
+    cli: Callable[..., Any], write: Callable[[str, str], None]
+):
+    stop_and_edit(cli, write)
     done = cli(*own_optimizer())
     assert done.status == 2 and len(list(find_runs("runs"))) == 1
     (line,) = done.err.strip().splitlines()
@@ -111,11 +115,7 @@ def test_an_unfinished_run_of_other_code_is_refused_in_one_line(
 def test_forced_a_run_of_new_code_starts_beside_the_unfinished_one(
     cli: Callable[..., Any], write: Callable[[str, str], None]
 ):
-    write("signed_of_mine", OPTIMIZER)
-    with pytest.MonkeyPatch.context() as patch:
-        stop_after_two_epochs(patch)
-        assert cli(*own_optimizer()).status == 130
-    write("signed_of_mine", OPTIMIZER.replace(".sign()", ".mul(1.0)"))
+    stop_and_edit(cli, write)
     assert cli(*own_optimizer("run.force=true")).status == 0
     assert sorted(run.status for run in find_runs("runs")) == ["finished", "interrupted"]
 
