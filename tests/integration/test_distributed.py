@@ -168,6 +168,7 @@ def test_the_slow_ones_are_those_of_one_rank_too(slow: list[dict[str, Any]], nam
 def test_a_rank_that_dies_ends_the_run_which_goes_on_alone(tmp_path: Path):
     """Killed in the middle of an epoch: one line, the last save whole, no number lost."""
     settings = ["model.hidden=[32]", "train.epochs=2000", "train.threads=1", f"run.dir={tmp_path}"]
+    settings += ["train.checkpoint_every=1"]
     command = torchrun(2, ROOT / "run.py", *settings)
     with subprocess.Popen(command, env=QUIET, text=True, stderr=subprocess.PIPE, cwd=ROOT) as job:
         (run,) = epochs(tmp_path, 3)
