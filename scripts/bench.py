@@ -16,6 +16,7 @@ data    images/s of the batches alone, and of photos with masks
 growth  how a step's cost grows with parameters, tensors, p and batch size
 hours   how long the paper's experiments take, from a few steps of each
 startup CPU time of `import lrd` and of every command's --help
+sweep   seconds of several runs on this machine: in turn, by +cluster=local, two at once
 """
 
 import argparse
@@ -35,6 +36,7 @@ SECTIONS = {  # functions of scripts.benchmarks, imported after the arguments ar
     "growth": "scaling.measure_scaling",
     "hours": "duration.measure_hours",
     "startup": "startup.measure_startup",
+    "sweep": "sweeps.measure_sweeps",
 }
 
 

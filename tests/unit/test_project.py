@@ -208,6 +208,10 @@ def test_the_page_of_benchmarks_prints_the_medians_of_the_records():
         names_of = [cell if cell == "naive LRD" else f"LRD, {cell}" for cell in cells]
         shown = " | ".join(ratio(table, name) for name in names_of)
         assert f"| {median:.{1 if median > 1 else 2}f} ms | {shown} |" in page, start
+    for table in bench("sweep.json"):
+        for line in table["lines"]:
+            shares = f"{np.median(line['ratios']):.2f}" if line["ratios"] else "1"
+            assert f" | {np.median(line['samples']):.1f} | {shares} |" in page, line["label"]
     startup = {
         line["label"]: np.median(line["samples"]) for line in bench("startup.json")[0]["lines"]
     }

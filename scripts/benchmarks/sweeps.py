@@ -1,0 +1,77 @@
+"""Section ``sweep``: seconds of whole commands that train several runs on one machine."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from scripts.benchmarks.measure import Options
+from scripts.benchmarks.report import BenchmarkTable, Bound, measurements
+
+_ROOT = Path(__file__).resolve().parents[2]
+# What idle threads of GNU's OpenMP do by default, where OMP_WAIT_POLICY is not set: spin so often.
+_SPINNING = {"GOMP_SPINCOUNT": "300000"}
+
+Starts = tuple[Mapping[str, str], list[list[str]]]
+
+
+def measure_sweeps(options: Options) -> Iterator[BenchmarkTable]:
+    """Yield seconds of a sweep of four runs, then of two runs at once; FCNet on the digits."""
+    epochs = f"train.epochs={1 if options.quick else 60}"
+    sweep = ["-m", epochs, "seed=0,1" if options.quick else "seed=0,1,2,3"]
+    # per row: the environment, and the arguments of each process that starts at once
+    in_turn: Starts = ({}, [sweep])
+    rows = {"in turn": in_turn, "+cluster=local": ({}, [[*sweep, "+cluster=local"]])}
+    if options.quick:
+        yield _table("two runs of a sweep", rows, {}, rounds=1)
+        return
+    rows["in turn, one thread each"] = ({}, [[*sweep, "train.threads=1"]])
+    rounds = options.rounds_or(5)
+    yield _table("four runs of a sweep", rows, {"+cluster=local": 1.0}, rounds)
+    two = [[epochs, f"seed={seed}"] for seed in range(2)]
+    rows = {"one run": ({}, two[:1]), "two at once": ({}, two)}
+    rows["two at once, idle threads spin"] = (_SPINNING, two)
+    yield _table("whole runs", rows, {"two at once": 2.0}, rounds)
+
+
+def _table(
+    title: str, rows: Mapping[str, Starts], most: Mapping[str, float], rounds: int
+) -> BenchmarkTable:
+    samples: dict[str, list[float]] = {label: [] for label in rows}
+    for _ in range(rounds):
+        for label, (environment, commands) in rows.items():
+            samples[label].append(_seconds(environment, commands))
+    targets = {label: Bound("<=", bound) for label, bound in most.items()}
+    baseline = next(iter(rows))
+    lines = measurements(samples, baseline, unit="s", targets=targets)
+    return BenchmarkTable("sweep", title, baseline, lines)
+
+
+def _seconds(environment: Mapping[str, str], commands: Sequence[list[str]]) -> float:
+    """Return how long it takes until ``run.py`` with each of ``commands``, at once, has ended."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_"))}
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.perf_counter()
+        processes = [
+            subprocess.Popen(
+                [
+                    sys.executable,
+                    "run.py",
+                    *command,
+                    f"run.dir={folder}",
+                    f"hydra.sweep.dir={folder}",
+                ],
+                cwd=_ROOT,
+                env=kept | environment,
+                stdout=subprocess.DEVNULL,
+            )
+            for command in commands
+        ]
+        failed = [process.wait() for process in processes]
+        seconds = time.perf_counter() - started
+    if any(failed):
+        raise RuntimeError(f"run.py ended with status {max(failed)}")
+    return seconds
