@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, fields
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -22,7 +23,9 @@ from lrd.analysis.studies import CellSpec
 from lrd.config.compose import (
     CONFIGS,
     compose,
+    config_dirs,
     format_error,
+    load,
     require_checkout,
     to_config,
 )
@@ -43,7 +46,7 @@ class Resolved:
 
 def resolve(overrides: Sequence[str]) -> Resolved:
     """Return what ``python run.py OVERRIDES`` would run. Raises ValueError in one line."""
-    return _resolve(tuple(overrides))
+    return _resolve(tuple(overrides), config_dirs())
 
 
 def resolve_cell(cell: CellSpec, overrides: Sequence[str] = ()) -> Resolved:
@@ -52,7 +55,7 @@ def resolve_cell(cell: CellSpec, overrides: Sequence[str] = ()) -> Resolved:
 
 
 @cache
-def _resolve(overrides: tuple[str, ...]) -> Resolved:
+def _resolve(overrides: tuple[str, ...], dirs: tuple[Path, ...]) -> Resolved:
     config = to_config(_recompose(overrides))
     found = identity(config)
     return Resolved(config, found, fingerprint(found))
@@ -65,7 +68,8 @@ def _recompose(overrides: Sequence[str]) -> DictConfig:
         parsed = OverridesParser.create().parse_overrides(values)
         if any(o.is_sweep_override() for o in parsed):
             return compose(overrides)
-        config = deepcopy(_compose_groups(tuple(o for o in overrides if not _is_value(o))))
+        groups = tuple(o for o in overrides if not _is_value(o))
+        config = deepcopy(_compose_groups(groups, config_dirs()))
         for override in parsed:
             OmegaConf.update(config, override.key_or_group, override.value())
         return config
@@ -74,7 +78,7 @@ def _recompose(overrides: Sequence[str]) -> DictConfig:
 
 
 @cache
-def _compose_groups(overrides: tuple[str, ...]) -> DictConfig:
+def _compose_groups(overrides: tuple[str, ...], dirs: tuple[Path, ...]) -> DictConfig:
     return compose(overrides)
 
 
@@ -88,12 +92,18 @@ def setting_name(override: str) -> str:
     return override.partition("=")[0].lstrip("+~")
 
 
-@cache
 def sweep_parameters(experiment: str) -> dict[str, str]:
     """Return what an experiment sweeps, as on the command line. Raises ValueError if unknown."""
-    asked = [f"+experiment={experiment}"]
-    with _configs():
-        composed = hydra.compose("config", overrides=asked, return_hydra_config=True)
+    return _sweep_parameters(experiment, config_dirs())
+
+
+@cache
+def _sweep_parameters(experiment: str, dirs: tuple[Path, ...]) -> dict[str, str]:
+    require_checkout()
+    try:
+        composed = load([f"+experiment={experiment}"], return_hydra_config=True)
+    except Exception as error:
+        raise ValueError(format_error(error)) from error
     return {str(name): str(text) for name, text in (composed.hydra.sweeper.params or {}).items()}
 
 

@@ -1,10 +1,12 @@
 """Compose and check a configuration. Imports no torch."""
 
 import os
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from functools import partial
 from itertools import chain
+from pathlib import Path
 from typing import Any, get_origin
 
 import hydra
@@ -136,7 +138,7 @@ def compose(overrides: Sequence[str]) -> DictConfig:
     """
     require_checkout()
     try:
-        return _compose(overrides)
+        return load(overrides)
     except Exception as error:
         raise ValueError(explain(error, overrides)) from error
 
@@ -146,9 +148,37 @@ def explain(error: BaseException, overrides: Sequence[str]) -> str:
     return format_error(error, overrides, partial(_known_settings, overrides))
 
 
-def _compose(overrides: Sequence[str]) -> DictConfig:
+_config_dir: Path | None = None  # see use_config_dir
+
+
+@contextmanager
+def use_config_dir(folder: str | Path | None) -> Iterator[None]:
+    """Compose with the groups and options of ``folder`` too, as ``run.py --config-dir`` does.
+
+    Raises:
+        ValueError: There is no such directory.
+    """
+    global _config_dir
+    if folder is not None and not Path(folder).is_dir():
+        raise ValueError(f"--config-dir must be a directory, got {folder}")
+    before, _config_dir = _config_dir, None if folder is None else Path(folder).resolve()
+    try:
+        yield
+    finally:
+        _config_dir = before
+
+
+def config_dirs() -> tuple[Path, ...]:
+    """Return where options are looked for: the user's directory, if one is in use, and ours."""
+    return (CONFIGS,) if _config_dir is None else (_config_dir, CONFIGS)
+
+
+def load(overrides: Sequence[str], return_hydra_config: bool = False) -> DictConfig:
+    """Compose by Hydra, which raises its own errors; :func:`compose` raises one line."""
+    paths = [str(folder).replace("'", r"\'") for folder in config_dirs()[:-1]]
+    more = [f"hydra.searchpath=['file://{path}']" for path in paths]
     with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return hydra.compose("config", overrides=list(overrides))
+        return hydra.compose("config", [*more, *overrides], return_hydra_config)
 
 
 def _known_settings(overrides: Sequence[str]) -> list[str]:
@@ -156,7 +186,7 @@ def _known_settings(overrides: Sequence[str]) -> list[str]:
     choices = [o for o in overrides if o.lstrip("+").partition("=")[0] in GROUP_MEANINGS]
     for chosen in (choices, []):
         try:
-            return _settings_of(_compose(chosen))
+            return _settings_of(load(chosen))
         except Exception:  # a wrong choice, or a group of --config-dir
             continue
     return closed_settings()

@@ -1,10 +1,12 @@
 """Composition: each rule has its error line, and the command line wins."""
 
 import shlex
+from pathlib import Path
 
 import pytest
 
-from lrd.config.compose import CONFIGS, compose, to_config
+from lrd.analysis.resolve import resolve, sweep_parameters
+from lrd.config.compose import CONFIGS, compose, config_dirs, to_config, use_config_dir
 from lrd.config.fingerprint import fingerprint, identity
 from lrd.config.messages import GROUP_MEANINGS, MAIN_SETTINGS, READ_ELSEWHERE, closed_settings
 from lrd.config.schema import LRD
@@ -226,3 +228,23 @@ def test_the_settings_have_the_options_that_the_optimizer_has():
         assert LRD(granularity=granularity).granularity == granularity
     for schedule in RAMPS:
         assert LRD(schedule=schedule).schedule == schedule
+
+
+def test_a_directory_of_ones_own_adds_options_while_it_is_in_use(tmp_path: Path):
+    """As run.py --config-dir does; the same options have other values in another directory."""
+    for name, rates in {"one": "0.1,0.2", "other's": "0.3"}.items():
+        folder = tmp_path / name / "experiment"
+        folder.mkdir(parents=True)
+        text = "# @package _global_\nhydra: {sweeper: {params: {optim.lr: 'RATES'}}}\n"
+        (folder / "mine.yaml").write_text(text.replace("RATES", rates))
+        with use_config_dir(tmp_path / name):
+            assert sweep_parameters("mine") == {"optim.lr": rates}
+            assert resolve(["+experiment=mine", "optim=sgdm"]).config.optim["momentum"] == 0.9
+            assert config_dirs() == (tmp_path / name, CONFIGS)
+    with pytest.raises(ValueError, match="unknown experiment 'mine'; available: all_class"):
+        compose(["+experiment=mine"])
+    with (
+        pytest.raises(ValueError, match="--config-dir must be a directory, got nowhere"),
+        use_config_dir("nowhere"),
+    ):
+        pass
