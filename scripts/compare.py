@@ -1,4 +1,4 @@
-"""Compare two arms of an experiment, pair by pair: scores, convergence, power, equivalence.
+"""Compare configurations of a study, pair by pair: scores, convergence, power, equivalence.
 
     python scripts/compare.py quickstart                      with LRD against without
     python scripts/compare.py table3 --arms +arm=base +arm=dg
@@ -14,17 +14,17 @@ interval lies within it, that is, where both one-sided t tests reject at 5 %.
 import sys
 from collections.abc import Sequence
 
-from lrd.analysis.command_line import build_parser, print_missing, run_command
+from lrd.analysis.command_line import StudyRequest, print_missing, run_command, study_parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = build_parser(__doc__, "experiment")
+    parser = study_parser(__doc__)
     parser.add_argument(
         "--arms",
         nargs=2,
         metavar="SETTING=VALUE",
-        help="the base and the other arm (default: without LRD and with it, or the two values that "
-        "the experiment sweeps)",
+        help="compare these two in every configuration of the experiments (default: what the "
+        "study compares)",
     )
     parser.add_argument(
         "--gap", type=float, help="the difference to plan for (default: the paper's)"
@@ -38,24 +38,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_intermixed_args(arguments)
 
     def body() -> None:
-        from lrd.analysis import comparison, frames, render
+        from lrd.analysis import comparison, render
+        from lrd.analysis.studies.find import find_study
 
         margin = args.equivalent_within
         if args.gap is not None and not 0 < abs(args.gap) < float("inf"):
             raise ValueError(f"--gap must be a number other than 0, got {args.gap:g}")
         if margin is not None and not 0 < margin < float("inf"):
             raise ValueError(f"--equivalent-within must be above 0, got {margin:g}")
-        base, other = args.arms or comparison.default_arms(args.experiment)
-        runs = frames.RunFrames(args.runs)
-        pairs = comparison.pair_arms(args.experiment, (base, other), runs, args.overrides)
-        if margin is None:
-            print(render.comparison_report(pairs, args.gap))
+        request = StudyRequest(args)
+        frames, found = request.frames(), []
+        if args.arms:
+            names = [n for each in request.names for n in find_study(each)[0].experiments]
+            for name in dict.fromkeys(names):
+                found.append(([], comparison.pair_arms(name, args.arms, frames, request.given)))
         else:
-            print(render.equivalence_report(pairs, margin))
-        results = [arm for pair in pairs for arm in pair.results]
-        print_missing(results, comparison.missing_commands(pairs), "To run the missing seeds")
+            for study, overrides in request.studies():
+                sets = comparison.study_pairs(study, frames, overrides, request.seeds)
+                found += [(overrides, pairs) for pairs in sets]
+        reports, commands = [], []
+        for overrides, pairs in found:
+            if margin is None:
+                reports.append(render.comparison_report(pairs, args.gap))
+            else:
+                reports.append(render.equivalence_report(pairs, margin))
+            commands += comparison.missing_commands(
+                pairs, request.run_overrides(overrides, seeds=False)
+            )
+        print("\n\n".join(reports))
+        results = [arm for _, pairs in found for pair in pairs for arm in pair.results]
+        print_missing(results, list(dict.fromkeys(commands)), "To run the missing seeds")
 
-    return run_command(body)
+    return run_command(body, args)
 
 
 if __name__ == "__main__":

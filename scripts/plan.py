@@ -1,33 +1,40 @@
-"""Print how much of an experiment is done, and how long the rest takes. Trains nothing.
+"""Print how much of a study is done, and how long the rest takes. Trains nothing.
 
     python scripts/plan.py table2
     python scripts/plan.py table1_mnist scale=0.15 seed=0,1
 
-Hours are for one run at a time, from the epochs that runs have logged: the median of the
-configuration's own, else (~) of runs of the same data, task, model and optimizer. A run that failed
-is not counted.
+NAME is a study (a file in study/), one of its tables, figures or claims, or an experiment. Hours
+are for one run at a time, from the epochs that runs have logged: the median of the configuration's
+own, else (~) of runs of the same data, task, model and optimizer. A run that failed is not counted.
 """
 
 import sys
 from collections.abc import Sequence
 
-from lrd.analysis.command_line import build_parser, run_command
+from lrd.analysis.command_line import StudyRequest, run_command, study_parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    args = build_parser(__doc__, "experiment").parse_intermixed_args(arguments)
+    args = study_parser(__doc__).parse_intermixed_args(arguments)
 
     def body() -> None:
-        from lrd.analysis.frames import RunFrames
         from lrd.analysis.matching import title_with_overrides
         from lrd.analysis.planning import plan_experiment, plan_report, timing_commands
+        from lrd.analysis.studies.find import find_study
 
-        plan = plan_experiment(args.experiment, RunFrames(args.runs), args.overrides)
-        print(plan_report(title_with_overrides(args.experiment, args.overrides), plan))
-        if commands := timing_commands(plan):
+        request = StudyRequest(args)
+        frames = request.frames()
+        names = [name for each in request.names for name in find_study(each)[0].experiments]
+        plans = {
+            name: plan_experiment(name, frames, request.given) for name in dict.fromkeys(names)
+        }
+        titles = {name: title_with_overrides(name, request.given) for name in plans}
+        print("\n\n".join(plan_report(titles[name], plan) for name, plan in plans.items()))
+        everything = [cell for plan in plans.values() for cell in plan]
+        if commands := timing_commands(everything):
             print("\nTo time an epoch of the others:", *commands, sep="\n  ", file=sys.stderr)
 
-    return run_command(body)
+    return run_command(body, args)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""Write one HTML page with everything that runs say about the paper.
+"""Write one HTML page with everything that runs say about a study.
 
-    python scripts/report.py
+    python scripts/report.py                     all studies
+    python scripts/report.py quickstart          one of them, one of its parts, or an experiment
     python scripts/report.py --runs runs --out runs/report.html
     python scripts/report.py train.epochs=5      the same page from other settings
     python scripts/report.py --wandb wandb.mode=offline wandb.project=lrd
@@ -14,40 +15,42 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lrd.analysis.command_line import build_parser, run_command
+from lrd.analysis.command_line import StudyRequest, run_command, study_parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = build_parser(__doc__)
+    parser = study_parser(__doc__)
     parser.add_argument("--out", help="file to write (default: report.html in the runs directory)")
     parser.add_argument("--wandb", action="store_true", help="log tables and figures there too")
     args = parser.parse_intermixed_args(arguments)
 
     def body() -> int:
         from lrd.analysis import dashboards
-        from lrd.analysis.frames import RunFrames
         from lrd.analysis.plotting import write_file
         from lrd.analysis.report import build_page
+        from lrd.analysis.studies.read import study_files
 
         if Path(args.runs).exists() and not Path(args.runs).is_dir():
             raise ValueError(f"--runs must be a directory of runs, got {args.runs}")
-        settings, overrides = dashboards.split_settings(args.overrides)
-        frames = RunFrames(args.runs)
+        request = StudyRequest(args, default="lrd_paper")
+        names = request.names if set(request.names) & set(args.words) else list(study_files())
+        settings, overrides = dashboards.split_settings(request.overrides)
+        frames = request.frames()
         out = Path(args.out or Path(args.runs) / "report.html")
-        page, problems = build_page(frames, out, overrides)
+        page, problems = build_page(names, frames, out, overrides)
         write_file(out, page.encode(errors="replace"))
         print(out)
         for problem in problems:
             print(f"note: {problem}", file=sys.stderr)
         if args.wandb:
             try:
-                print(f"wandb: {dashboards.log_report(frames, settings, overrides)}")
+                print(f"wandb: {dashboards.log_report(names, frames, settings, overrides)}")
             except Exception as error:  # the page is written, whatever wandb raises
                 why = dashboards.one_line(error)
                 print(f"warning: nothing logged to wandb: {why}", file=sys.stderr)
         return 0
 
-    return run_command(body)
+    return run_command(body, args)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Save a workspace on Weights & Biases that is laid out as the paper's figures.
+"""Save a workspace on Weights & Biases that is laid out as the figures of a study.
 
     python scripts/wandb_workspace.py wandb.entity=me        a section for each of Figures 5 to 13
     python scripts/wandb_workspace.py figure6 figure10       only those, and their runs
@@ -13,27 +13,28 @@ import os
 import sys
 from collections.abc import Sequence
 
-from lrd.analysis.command_line import build_parser, run_command
+from lrd.analysis.command_line import StudyRequest, run_command, study_parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = build_parser(__doc__)
+    parser = study_parser(__doc__)
     parser.add_argument("--print", action="store_true", help="print the layout, save nothing")
     args = parser.parse_intermixed_args(arguments)
 
     def body() -> int:
         from lrd.analysis import dashboards
 
-        settings, rest = dashboards.split_settings(args.overrides)
-        names = [word for word in rest if "=" not in word]
-        overrides = [word for word in rest if "=" in word]
-        known = dashboards.learning_curves()
-        if unknown := [name for name in names if name not in known]:
-            raise ValueError(f"figure must be one of {', '.join(known)}, got {unknown[0]}")
-        figures = {name: known[name] for name in names or known}
+        request = StudyRequest(args, default="lrd_paper")
+        settings, request.overrides = dashboards.split_settings(request.overrides)
+        found = request.studies()
+        figures = dashboards.learning_curves(study for study, _ in found)
+        if not figures:
+            raise ValueError(f"{' '.join(request.names)} has no learning curves")
+        overrides = found[0][1]
         lines = dashboards.dashboard_lines(figures.values(), overrides)
         settings.entity = settings.entity or os.environ.get("WANDB_ENTITY")
-        workspace = dashboards.build_workspace(figures, lines, settings, overrides)
+        title = " ".join(request.names)
+        workspace = dashboards.build_workspace(title, figures, lines, settings, overrides)
         if args.print:
             print(dashboards.describe_workspace(workspace, lines))
             return 0
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 1
         return 0
 
-    return run_command(body)
+    return run_command(body, args)
 
 
 if __name__ == "__main__":

@@ -22,13 +22,15 @@ if TYPE_CHECKING:
     from lrd.analysis.comparison import level_table as level_table
     from lrd.analysis.comparison import pair_arms as pair_arms
     from lrd.analysis.comparison import score_table as score_table
+    from lrd.analysis.comparison import study_pairs as study_pairs
     from lrd.analysis.frames import RunFrames as RunFrames
     from lrd.analysis.frames import load_curves as load_curves
     from lrd.analysis.frames import load_runs as load_runs
     from lrd.analysis.matching import collect_results as collect_results
     from lrd.analysis.planning import plan_experiment as plan_experiment
-    from lrd.analysis.studies import read_catalog as read_catalog
+    from lrd.analysis.studies import all_studies as all_studies
     from lrd.analysis.studies import read_study as read_study
+    from lrd.analysis.studies.find import find_study as find_study
     from lrd.analysis.tables import cells_frame as cells_frame
     from lrd.analysis.tables import table_parts as table_parts
     from lrd.analysis.verdicts import judge_claims as judge_claims
@@ -37,12 +39,14 @@ _MODULES = {
     "RunFrames": "frames",
     "load_curves": "frames",
     "load_runs": "frames",
-    "read_catalog": "studies",
+    "all_studies": "studies",
+    "find_study": "studies.find",
     "read_study": "studies",
     "collect_results": "matching",
     "compare": "comparison",
     "pair_arms": "comparison",
     "score_table": "comparison",
+    "study_pairs": "comparison",
     "level_table": "comparison",
     "cells_frame": "tables",
     "table_parts": "tables",

@@ -26,10 +26,17 @@ import numpy as np
 import pandas as pd
 
 from lrd.analysis.frames import RunFrames
-from lrd.analysis.matching import CellResults, ScoreKind, collect_results, require_distinct
-from lrd.analysis.resolve import setting_name, sweep_parameters, sweep_values
+from lrd.analysis.matching import (
+    CellResults,
+    ScoreKind,
+    collect_results,
+    require_distinct,
+    run_commands,
+)
+from lrd.analysis.resolve import requested_seeds, setting_name, swept_settings
 from lrd.analysis.statistics import PairedDifferences, Pooled, SampleSize, holm, pool
-from lrd.analysis.studies import CellSpec, read_catalog
+from lrd.analysis.studies import CellSpec, ContrastSpec, Study, all_studies
+from lrd.analysis.studies.find import tables_of
 
 NOT_REACHED = math.inf
 Arms = tuple[str, str]
@@ -259,38 +266,61 @@ def _effect_table(
 
 @dataclass(frozen=True)
 class ArmPair:
-    """Two arms of one configuration of an experiment with their runs, and the seeds asked for.
+    """Two configurations with their runs, and the seeds asked for.
 
-    ``at``: what distinguishes this configuration from the experiment's others, such as
-    ``optim=adam``.
+    Args:
+        title: the experiment or the table that has them.
+        name: what distinguishes this pair from the others of its title.
+        overrides: settings that differ from the experiment's.
+        arms: the names of the two.
+        results: their runs.
+        seeds: those that are to be compared.
     """
 
-    experiment: str
+    title: str
+    name: str
     overrides: tuple[str, ...]
     arms: Arms
     results: tuple[CellResults, CellResults]
     seeds: tuple[int, ...]
-    at: tuple[str, ...] = ()
-
-    @property
-    def name(self) -> str:
-        return " ".join(self.at) or self.experiment
 
     def compare(self) -> Comparison:
         return compare(*self.results, self.seeds)
 
 
-def default_arms(experiment: str) -> Arms:
-    """Return the named arms base and lrd where the experiment sweeps arms; its two values where it
-    sweeps one other setting; else without LRD and with it."""
-    swept = {n: t for n, t in sweep_parameters(experiment).items() if setting_name(n) != "seed"}
-    if any(setting_name(name) == "arm" for name in swept):
-        return "+arm=base", "+arm=lrd"
-    if len(swept) == 1 and "lrd.p" not in swept:
-        ((name, text),) = swept.items()
-        if len(values := sweep_values(name, text)) == 2:
-            return f"{name}={values[0]}", f"{name}={values[1]}"
-    return "lrd.p=1", "lrd.p=0.5"
+def study_pairs(
+    study: Study,
+    frames: RunFrames,
+    overrides: Sequence[str] = (),
+    seeds: Sequence[int] | None = None,
+) -> list[list[ArmPair]]:
+    """Return the pairs of every contrast of a study's tables.
+
+    Args:
+        study: from ``find_study``.
+        frames: the runs.
+        overrides: settings that differ from the experiments'.
+        seeds: those to compare; the experiments' if None.
+
+    Raises:
+        ValueError: in one line, for wrong overrides, and where the study compares nothing.
+    """
+    found: dict[tuple[str, ContrastSpec], list[ArmPair]] = {}
+    for table in tables_of(study).values():
+        pairs = table.pairs()
+        cells = (cell for pair in pairs for cell in (pair.base, pair.other))
+        results = collect_results(cells, frames, overrides)
+        require_distinct("cells", results.values(), overrides)
+        for pair in pairs:
+            base, other = results[pair.base], results[pair.other]
+            asked = requested_seeds(pair.base.experiment, ()) if seeds is None else tuple(seeds)
+            ends = (", ".join(pair.contrast.base), ", ".join(pair.contrast.other))
+            found.setdefault((table.name, pair.contrast), []).append(
+                ArmPair(table.name, pair.label, tuple(overrides), ends, (base, other), asked)
+            )
+    if not found:
+        raise ValueError(f"{study.name} compares nothing: give two settings, --arms BASE OTHER")
+    return list(found.values())
 
 
 def pair_arms(
@@ -313,54 +343,36 @@ def pair_arms(
         found = collect_results(cells, frames)
         base, other = (found[cell] for cell in cells)
         require_distinct("the arms", (base, other), arms)
-        own = tuple(a for a, v in zip(at, sweep.values(), strict=True) if len(v) > 1)
-        pairs.append(ArmPair(experiment, settings, arms, (base, other), seeds, own))
+        own = " ".join(a for a, v in zip(at, sweep.values(), strict=True) if len(v) > 1)
+        pair = ArmPair(experiment, own or experiment, settings, arms, (base, other), seeds)
+        pairs.append(pair)
     return pairs
 
 
-def missing_commands(pairs: Sequence[ArmPair]) -> list[str]:
-    """Return the commands that complete the pairs, one for each arm that lacks runs; they skip what
-    is done."""
+def missing_commands(pairs: Sequence[ArmPair], overrides: Sequence[str] = ()) -> list[str]:
+    """Return the commands that complete the pairs.
+
+    Args:
+        pairs: those that are compared.
+        overrides: settings that differ from those of the pairs' cells, such as ``run.dir``.
+    """
+    lacking: dict[CellSpec, list[int]] = {}
+    for pair in pairs:
+        for results in pair.results:
+            if missing := [seed for seed in pair.seeds if seed not in results.runs.index]:
+                lacking[results.cell] = missing
     commands = []
-    for place, arm in enumerate(pairs[0].arms):
-        lacks = set()
-        for pair in pairs:
-            lacks |= set(pair.seeds) - set(pair.results[place].runs.index)
-        if seeds := [str(seed) for seed in pairs[0].seeds if seed in lacks]:
-            words = [f"+experiment={pairs[0].experiment}", *pairs[0].overrides, arm]
-            commands.append(" ".join(["python run.py -m", *words, f"seed={','.join(seeds)}"]))
+    for seeds in dict.fromkeys(map(tuple, lacking.values())):
+        cells = [cell for cell, missing in lacking.items() if tuple(missing) == seeds]
+        commands += run_commands(cells, [*overrides, f"seed={','.join(map(str, seeds))}"])
     return commands
 
 
 def paper_value(experiment: str, overrides: Sequence[str]) -> float | None:
     """Return what a table of the studies has for a configuration, if it has one."""
-    for table in read_catalog().tables.values():
+    tables = (table for study in all_studies() for table in study.tables.values())
+    for table in tables:
         for cell in table.cells():
             if cell.experiment == experiment and set(cell.overrides) <= set(overrides):
                 return cell.paper
     return None
-
-
-def requested_seeds(experiment: str, overrides: Sequence[str]) -> tuple[int, ...]:
-    """Return the seeds of the overrides, else the experiment's, else 0 to 9."""
-    asked = [o.partition("=")[2] for o in overrides if setting_name(o) == "seed"]
-    text = [sweep_parameters(experiment).get("seed", "range(0,10)"), *asked][-1]
-    return tuple(dict.fromkeys(_integer(seed) for seed in sweep_values("seed", text)))
-
-
-def swept_settings(experiment: str, arms: Arms, overrides: Sequence[str]) -> dict[str, list[str]]:
-    """Return what is swept besides the arms' settings and the seed: by ``overrides``, and by the
-    experiment where they say nothing else."""
-    given = {setting_name(o): o.partition("=") for o in overrides}
-    own = {"seed"} | {setting_name(word) for arm in arms for word in shlex.split(arm)}
-    swept = sweep_parameters(experiment)
-    sweep = {name: text for name, text in swept.items() if setting_name(name) not in given}
-    sweep |= {n: text for n, _, text in given.values() if len(sweep_values(n, text)) > 1}
-    return {n: sweep_values(n, text) for n, text in sweep.items() if setting_name(n) not in own}
-
-
-def _integer(seed: str) -> int:
-    try:
-        return int(seed)
-    except ValueError:
-        raise ValueError(f"seed must be whole numbers, got {seed}") from None

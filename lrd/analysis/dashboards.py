@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 from lrd.analysis.frames import RunFrames
 from lrd.analysis.matching import require_distinct
 from lrd.analysis.plotting.figure import draw_figure, encode
-from lrd.analysis.plotting.series import collect_figure
+from lrd.analysis.plotting.series import TRAINING_LOSS, collect_figure
 from lrd.analysis.report.build import run_scales, scale_suffix, with_scale
 from lrd.analysis.resolve import resolve, resolve_cell
-from lrd.analysis.studies import CellSpec, FigureSpec, GroupSpec, read_catalog
+from lrd.analysis.studies import CellSpec, FigureSpec, GroupSpec, Study
+from lrd.analysis.studies.find import figures_of, find_study, tables_of
 from lrd.analysis.tables import cells_frame, table_parts
 from lrd.config.fingerprint import flatten
 from lrd.config.schema import WandbSettings
@@ -44,10 +45,16 @@ def split_settings(overrides: Sequence[str]) -> tuple[WandbSettings, list[str]]:
     return resolve(ours).config.wandb, rest
 
 
-def log_report(frames: RunFrames, settings: WandbSettings, overrides: Sequence[str] = ()) -> str:
-    """Log all tables and figures that have runs, at every scale, into one run of type ``report``.
+def log_report(
+    names: Sequence[str],
+    frames: RunFrames,
+    settings: WandbSettings,
+    overrides: Sequence[str] = (),
+) -> str:
+    """Log the tables and figures that have runs, at every scale, into one run of type ``report``.
 
     Args:
+        names: studies, parts of studies, or experiments.
         frames: the runs.
         settings: where to log; ``mode=disabled`` leaves the mode to wandb: WANDB_MODE, or online.
         overrides: settings that differ from the experiments'.
@@ -77,12 +84,12 @@ def log_report(frames: RunFrames, settings: WandbSettings, overrides: Sequence[s
         figures: list[str] = []
         for scale in [1.0, *run_scales(frames, overrides)]:
             given, suffix = with_scale(scale, overrides), scale_suffix(scale)
-            for name, cells in _tables_with_runs(frames, given):
+            for name, cells in _tables_with_runs(names, frames, given):
                 rows = cells.astype(object).where(cells.notna(), None).to_numpy().tolist()
                 run.log({f"tables/{name}{suffix}": wandb.Table(list(cells), rows)}, step=0)
                 run.summary[f"filled/{name}{suffix}"] = f"{(cells.n > 0).sum()} of {len(cells)}"
                 tables.append(name + suffix)
-            for name, png in _figures_with_runs(frames, given):
+            for name, png in _figures_with_runs(names, frames, given):
                 image = wandb.Image(Image.open(io.BytesIO(png)))
                 run.log({f"figures/{name}{suffix}": image}, step=0)
                 figures.append(name + suffix)
@@ -92,23 +99,27 @@ def log_report(frames: RunFrames, settings: WandbSettings, overrides: Sequence[s
 
 
 def _tables_with_runs(
-    frames: RunFrames, overrides: Sequence[str]
+    names: Sequence[str], frames: RunFrames, overrides: Sequence[str]
 ) -> Iterator[tuple[str, "DataFrame"]]:
     """Yield every table that has a run, a row a configuration."""
-    for name, table in read_catalog().tables.items():
-        with suppress(ValueError):  # impossible under these settings; the page says why
-            cells = cells_frame(table_parts(table, frames, overrides))
-            if cells.n.any():
-                yield name, cells
+    for study, rest in (find_study(name, overrides) for name in names):
+        for name, table in tables_of(study).items():
+            with suppress(ValueError):  # impossible under these settings; the page says why
+                cells = cells_frame(table_parts(table, frames, rest))
+                if cells.n.any():
+                    yield name, cells
 
 
-def _figures_with_runs(frames: RunFrames, overrides: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+def _figures_with_runs(
+    names: Sequence[str], frames: RunFrames, overrides: Sequence[str]
+) -> Iterator[tuple[str, bytes]]:
     """Yield every figure that has a run, as PNG."""
-    for name, figure in read_catalog().figures.items():
-        with suppress(ValueError):
-            results = collect_figure(figure, frames, overrides)
-            if any(found.n for found in results.values()):
-                yield name, encode(draw_figure(figure, results, overrides).sheet, "png")
+    for study, rest in (find_study(name, overrides) for name in names):
+        for name, figure in study.figures.items():
+            with suppress(ValueError):
+                results = collect_figure(figure, frames, rest)
+                if any(found.n for found in results.values()):
+                    yield name, encode(draw_figure(figure, results, rest).sheet, "png")
 
 
 @dataclass(frozen=True)
@@ -194,6 +205,7 @@ def _line_colors(group: GroupSpec) -> Iterator[tuple[CellSpec, str]]:
 
 
 def build_workspace(
+    title: str,
     figures: Mapping[str, FigureSpec],
     lines: DashboardLines,
     settings: WandbSettings,
@@ -214,9 +226,7 @@ def build_workspace(
         group_colors={ws.GroupPath(*path): color for path, color in lines.colors.items()},
         pinned_columns=list(PINNED),
     )
-    is_all = figures.keys() == learning_curves().keys()
-    which = "the paper's figures" if is_all else " ".join(figures)
-    name = " ".join([f"Learning Rate Dropout: {which}", *overrides])
+    name = " ".join([f"Learning Rate Dropout: {title}", *overrides])
     return ws.Workspace(
         entity=settings.entity or "",
         project=settings.project,
@@ -228,9 +238,10 @@ def build_workspace(
     )
 
 
-def learning_curves() -> dict[str, FigureSpec]:
+def learning_curves(studies: Iterable[Study]) -> dict[str, FigureSpec]:
     """Return the figures of metrics against epochs, which a dashboard can show, by name."""
-    return {name: figure for name, figure in read_catalog().figures.items() if not figure.draw}
+    figures = (item for study in studies for item in figures_of(study).items())
+    return {name: figure for name, figure in figures if not figure.draw}
 
 
 def _workspace_section(figure: FigureSpec) -> Any:
@@ -251,7 +262,7 @@ def _workspace_section(figure: FigureSpec) -> Any:
             groupby_rangefunc="stderr",
             max_runs_to_show=200,
         )
-        for panel in figure.panels
+        for panel in figure.panels or (TRAINING_LOSS,)
     ]
     return ws.Section(
         name=figure.title,

@@ -11,7 +11,7 @@ import json
 import math
 import operator
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -34,11 +34,17 @@ Source = str | Path | RunIndex | Iterable[Run]
 
 
 class RunFrames:
-    """The runs of one directory, read once: hand it down, so that all parts of a page agree."""
+    """The runs of one directory, read once: hand it down, so that all parts of a page agree.
 
-    def __init__(self, source: str | Path | RunIndex) -> None:
+    Args:
+        source: a runs directory, or its RunIndex.
+        seeds: the seeds whose runs are taken; all if None.
+    """
+
+    def __init__(self, source: str | Path | RunIndex, seeds: Collection[int] | None = None) -> None:
         self.index = source if isinstance(source, RunIndex) else RunIndex(source)
         self.root = str(self.index.root)
+        self.seeds = seeds
 
     @cached_property
     def runs(self) -> pd.DataFrame:
@@ -64,6 +70,7 @@ class RunFrames:
     @cached_property
     def _selected(self) -> dict[Any, Any]:
         known: Any = self.runs[self.runs.seed.notna()].astype({"seed": int})
+        known = known[known.seed.isin(self.seeds)] if self.seeds is not None else known
         known = known.drop_duplicates(["fingerprint", "status", "seed"], keep="last")
         known = known.sort_values("seed", kind="stable").set_index("seed", drop=False)
         return dict(iter(known.groupby(["fingerprint", "status"])))

@@ -5,7 +5,6 @@ Without a match, the nearest runs and the commands that make the missing ones ar
 
 import logging
 import math
-import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,12 +15,13 @@ import numpy as np
 import pandas as pd
 
 from lrd.analysis.frames import RunFrames
-from lrd.analysis.resolve import Resolved, resolve_cell, sweep_parameters, sweep_values
+from lrd.analysis.resolve import Resolved, resolve_cell, run_line, sweep_parameters, sweep_values
 from lrd.analysis.statistics import half_width
 from lrd.analysis.studies import CellSpec
 from lrd.config.fingerprint import DEFAULTS, diff_identities
 from lrd.runs.store import Run
 
+SAME_TASK = ("task._target_", "dataset._target_", "dataset.name")  # of runs that are compared
 log = logging.getLogger(__name__)
 Block = dict[str, tuple[str, ...]]  # the values of every setting; the cells are their product
 
@@ -169,15 +169,20 @@ def differing_settings(first: Mapping[str, Any], other: Mapping[str, Any]) -> li
 
 
 def explain_mismatches(results: Sequence[CellResults]) -> list[str]:
-    """Return finished runs that match no configuration, with the settings in which each differs
-    from the closest one."""
+    """Return finished runs of the same tasks and data that match no configuration, with the
+    settings in which each differs from the closest one, and how many runs are of others."""
     asked = [each.identity for each in results]
     lines: Counter[str] = Counter()
+    others = 0
     for run in results[0].frames.index.with_status("finished"):
-        if run.identity not in asked:
-            nearest = min((diff_identities(a, run.identity) for a in asked), key=len)
+        alike = [a for a in asked if all(a.get(k) == run.identity.get(k) for k in SAME_TASK)]
+        if not alike:
+            others += 1
+        elif run.identity not in alike:
+            nearest = min((diff_identities(a, run.identity) for a in alike), key=len)
             lines[", ".join(nearest)] += 1
-    return [f"{count} finished with {how}" for how, count in lines.most_common()]
+    found = [f"{count} finished with {how}" for how, count in lines.most_common()]
+    return [*found, *([f"{others} of other tasks or data"] if others else [])]
 
 
 def title_with_overrides(title: str, overrides: Sequence[str]) -> str:
@@ -206,7 +211,7 @@ def run_commands(cells: Iterable[CellSpec], overrides: Sequence[str] = ()) -> li
         for block in _group(members):
             words = [f"{n}={','.join(v)}" for n, v in block.items() if swept.get(n) != set(v)]
             words = [f"+experiment={experiment}", *words, *overrides]
-            lines.append(shlex.join(["python", "run.py", "-m", *words]))
+            lines.append(run_line(words))
     return lines
 
 

@@ -5,7 +5,6 @@ configuration's own epochs, else of runs of the same data, task, model and optim
 are not counted.
 """
 
-import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import pandas as pd
 
 from lrd.analysis.frames import RunFrames
 from lrd.analysis.render import align
-from lrd.analysis.resolve import Resolved, expand_sweep, resolve, setting_name
+from lrd.analysis.resolve import Resolved, expand_sweep, resolve, run_line, setting_name
 
 STATES = ("finished", "running", "partial", "failed", "not begun")
 # What the time of an epoch depends on, besides the machine.
@@ -170,5 +169,5 @@ def timing_commands(plan: Sequence[PlannedCell]) -> list[str]:
             kept = [o for o in cell.overrides if setting_name(o) not in ("scale", "train.epochs")]
             words = sorted(kept, key=lambda o: setting_name(o) != "experiment")
             words += [f"seed={next(iter(cell.seeds))}", "train.epochs=1"]
-            lines.setdefault(_kind(cell.identity), shlex.join(["python", "run.py", "-m", *words]))
+            lines.setdefault(_kind(cell.identity), run_line(words))
     return list(lines.values())

@@ -222,9 +222,7 @@ def _head(pairs: Sequence[ArmPair]) -> tuple[dict[str, Comparison], list[str]]:
     table = {pair.name: pair.compare() for pair in pairs}
     base, other = pairs[0].arms
     changed = (diff_identities(*(r.identity for r in pair.results)) for pair in pairs)
-    title = title_with_overrides(
-        f"{pairs[0].experiment}: {other} against {base}", pairs[0].overrides
-    )
+    title = title_with_overrides(f"{pairs[0].title}: {other} against {base}", pairs[0].overrides)
     settings = ", ".join(dict.fromkeys(chain.from_iterable(changed)))
     lines = [title, f"pairs by seed; {other} has {settings}"]
     for name, found in table.items():

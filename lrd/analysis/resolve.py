@@ -5,6 +5,7 @@ in few groups. So the groups of a command line are composed once per process, an
 set in a copy: Hydra applies values after all groups too.
 """
 
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
@@ -19,7 +20,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from lrd.analysis.studies import CellSpec
+from lrd.analysis.studies.spec import CellSpec
 from lrd.config.compose import (
     CONFIGS,
     compose,
@@ -114,6 +115,12 @@ def sweep_values(name: str, text: str) -> list[str]:
     return list(override.sweep_string_iterator()) if override.is_sweep_override() else [text]
 
 
+def run_line(words: Sequence[str]) -> str:
+    """Return the command that runs a sweep, with the directory of options that is in use."""
+    own = [f"--config-dir={folder}" for folder in config_dirs()[:-1]]
+    return shlex.join(["python", "run.py", *own, "-m", *words])
+
+
 def expand_sweep(experiment: str, overrides: Sequence[str] = ()) -> list[tuple[str, ...]]:
     """Return the overrides of every job of ``run.py -m +experiment=EXPERIMENT OVERRIDES``, in
     order. A sweep of ``overrides`` replaces the experiment's sweep of the same setting."""
@@ -122,6 +129,50 @@ def expand_sweep(experiment: str, overrides: Sequence[str] = ()) -> list[tuple[s
         parsed = parser.parse_overrides([*params, f"+experiment={experiment}", *overrides])
         (batch,) = BasicSweeper.split_arguments(parsed, None)
     return [tuple(job) for job in batch]
+
+
+def requested_seeds(experiment: str, overrides: Sequence[str]) -> tuple[int, ...]:
+    """Return the seeds of the overrides, else the experiment's, else 0 to 9."""
+    asked = seeds_of(overrides)
+    if asked is None:
+        asked = seeds_of([f"seed={sweep_parameters(experiment).get('seed', 'range(0,10)')}"])
+    assert asked is not None
+    return asked
+
+
+def seeds_of(overrides: Sequence[str]) -> tuple[int, ...] | None:
+    """Return the seeds that overrides ask for; None if they ask for none."""
+    asked = [o.partition("=")[2] for o in overrides if setting_name(o) == "seed"]
+    if not asked:
+        return None
+    return tuple(dict.fromkeys(_integer(seed) for seed in sweep_values("seed", asked[-1])))
+
+
+def swept_settings(
+    experiment: str, arms: Sequence[str], overrides: Sequence[str]
+) -> dict[str, list[str]]:
+    """Return what is swept besides the arms' settings and the seed: by ``overrides``, and by the
+    experiment where they say nothing else."""
+    given = {setting_name(o): o.partition("=") for o in overrides}
+    own = {"seed"} | {setting_name(word) for arm in arms for word in shlex.split(arm)}
+    swept = sweep_parameters(experiment)
+    sweep = {name: text for name, text in swept.items() if setting_name(name) not in given}
+    sweep |= {n: text for n, _, text in given.values() if len(sweep_values(n, text)) > 1}
+    return {n: sweep_values(n, text) for n, text in sweep.items() if setting_name(n) not in own}
+
+
+def _integer(seed: str) -> int:
+    try:
+        return int(seed)
+    except ValueError:
+        raise ValueError(f"seed must be whole numbers, got {seed}") from None
+
+
+def experiment_names() -> list[str]:
+    """Return the experiments of ``configs/`` and of the user's directory."""
+    require_checkout()
+    files = (path for folder in config_dirs() for path in folder.glob("experiment/*.yaml"))
+    return sorted({path.stem for path in files})
 
 
 @contextmanager

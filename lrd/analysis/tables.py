@@ -13,7 +13,7 @@ from lrd.analysis.matching import (
     require_distinct,
     title_with_overrides,
 )
-from lrd.analysis.render import TEXT_FORMATS, TextTable, format_number
+from lrd.analysis.render import DASH, TEXT_FORMATS, TextTable, format_number
 from lrd.analysis.resolve import setting_name
 from lrd.analysis.statistics import PairedDifferences
 from lrd.analysis.studies import CellSpec, ContrastSpec, RowSpec, TableSpec
@@ -101,21 +101,8 @@ def chosen_table(table: TableSpec, results: Mapping[CellSpec, CellResults]) -> T
             rows.append(RowSpec(labels, (tuple(cell for _, cell in best),)))
     heads = (table.heads[0], *(f"{selection.label} {arm}" for arm in arms))
     title = f"{selection.title}, {' / '.join(arms)}"
-    contrasts = (ContrastSpec(selection.contrast, 0, 1),)
-    return TableSpec(table.name, title, heads, ("Test",), tuple(rows), contrasts)
-
-
-def table_pairs(table: TableSpec) -> list[tuple[str, CellSpec, CellSpec]]:
-    """Return the contrasts of every row, with a label; without any, the two arms of every group."""
-    found = []
-    for labels, groups in table.rows:
-        row = [cell for group in groups for cell in group]
-        pairs = [(name, row[base], row[other]) for name, base, other in table.contrasts]
-        for column, group in zip(table.columns, groups, strict=True):
-            if not table.contrasts and len(group) == 2:
-                pairs.append((column, *group))
-        found += [(", ".join([*labels, name]), base, other) for name, base, other in pairs]
-    return found
+    contrasts = (ContrastSpec(arms[:1], arms[1:], selection.contrast),)
+    return TableSpec(table.name, title, heads, ("Test",), tuple(rows), contrasts, arms)
 
 
 def cells_frame(parts: Sequence[TablePart]) -> pd.DataFrame:
@@ -174,17 +161,18 @@ def _cells_text(part: TablePart) -> TextTable:
 
 
 def _contrasts_text(part: TablePart) -> TextTable:
-    """Return the contrasts of every row: a line each."""
+    """Return the differences that the contrasts ask for: a line each."""
     table, results, overrides = part
-    rows, names = [], [contrast.label for contrast in table.contrasts]
-    for labels, groups in table.rows:
-        cells = [results[cell] for group in groups for cell in group]
-        for name, base, other in table.contrasts:
-            effect = compare(cells[base], cells[other]).effect
-            rows.append([*_once(labels, name, names), name, *_effect_texts(effect)])
-    title, head = title_with_overrides("Differences", overrides), [*table.heads, ""]
-    head += ["points", "95 % ±", "n"]
-    return TextTable(title, PAIRED, head, len(table.heads) + 1, rows, len(names))
+    rows = []
+    for pair in table.pairs():
+        found = compare(results[pair.base], results[pair.other])
+        rows.append([pair.label, *_effect_texts(found.effect), format_number(found.paper, "+.2f")])
+    head = ["", "difference", "95 % ±", "n", "paper"]
+    if not any(row[-1] != DASH for row in rows):
+        head, rows = head[:-1], [row[:-1] for row in rows]
+    what = f": {table.contrasts[0]}" if len(table.contrasts) == 1 else ""
+    title = title_with_overrides(f"Differences{what}", overrides)
+    return TextTable(title, PAIRED, head, 1, rows, len(rows))
 
 
 def _once(labels: Sequence[str], name: str, names: Iterable[str]) -> Sequence[str]:

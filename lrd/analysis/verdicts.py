@@ -10,7 +10,7 @@ from lrd.analysis.comparison import compare, first_reached, mean_level
 from lrd.analysis.frames import RunFrames
 from lrd.analysis.matching import CellResults, collect_results
 from lrd.analysis.statistics import Interval, PairedDifferences, pool
-from lrd.analysis.studies import Catalog, CellSpec, Claim, Measure, Rule, read_catalog
+from lrd.analysis.studies import CellSpec, Claim, Measure, Rule, Study
 
 Status = Literal["confirmed", "not confirmed", "contradicted", "not enough data"]
 LEVEL, MOST = 0.95, 0.8
@@ -216,11 +216,8 @@ class Verdict:
         return list(dict.fromkeys(c.base.experiment for c in lacking))
 
 
-def judge_claims(
-    frames: RunFrames, overrides: Sequence[str] = (), study: Catalog | None = None
-) -> list[Verdict]:
-    """Judge every claim of a study; of all studies if None."""
-    study = study or read_catalog()
+def judge_claims(study: Study, frames: RunFrames, overrides: Sequence[str] = ()) -> list[Verdict]:
+    """Judge every claim of a study."""
     pairs = [pair for claim in study.claims for rule in claim.rules for pair in rule.pairs]
     results = collect_results((cell for pair in pairs for cell in pair), frames, overrides)
 

@@ -65,7 +65,7 @@ def _seconds(environment: Mapping[str, str], commands: Sequence[list[str]]) -> f
                     f"hydra.sweep.dir={folder}",
                 ],
                 cwd=_ROOT,
-                env=kept | environment,
+                env={**kept, **environment},
                 stdout=subprocess.DEVNULL,
             )
             for command in commands

@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from lrd.analysis.frames import RunFrames
 from lrd.analysis.plotting import draw_figure
 from lrd.analysis.plotting.series import collect_figure
-from lrd.analysis.studies import FigureSpec, read_catalog
+from lrd.analysis.studies import FigureSpec
+from lrd.analysis.studies.find import figures_of, find_study
 from lrd.config.compose import compose, to_config
 from lrd.runs.store import RunStore
 
@@ -29,8 +30,10 @@ def write_run(root: Path, lines: Sequence[Any], *overrides: str, score: str = "s
 
 def draw(figure: FigureSpec | str, root: Path, *overrides: str) -> Figure:
     """Draw a figure, given by its name or its spec, from the runs under a directory."""
-    spec = read_catalog().figure(figure) if isinstance(figure, str) else figure
-    return draw_figure(spec, collect_figure(spec, RunFrames(root), overrides), overrides).sheet
+    if isinstance(figure, str):
+        figure = figures_of(find_study(figure)[0])[figure]
+    results = collect_figure(figure, RunFrames(root), overrides)
+    return draw_figure(figure, results, overrides).sheet
 
 
 def panels_of(sheet: Figure) -> list[Axes]:

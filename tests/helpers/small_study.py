@@ -8,11 +8,14 @@ from unittest import mock
 
 import yaml
 
-from lrd.analysis import studies
+from lrd.analysis.studies import read
+from lrd.config.compose import CONFIGS
 
 FIGURE = "figure99"
 HUES = {"sgdm": "#0072B2", "adam": "#D55E00"}
-TABLE: dict[str, Any] = yaml.safe_load((studies.STUDIES / "quickstart.yaml").read_text())["tables"]
+TABLE: dict[str, Any] = yaml.safe_load((CONFIGS / "study" / "quickstart.yaml").read_text())[
+    "tables"
+]
 CLAIM = {
     "says": "LRD helps on the digits",
     "where": "section 9",
@@ -71,14 +74,14 @@ def table(optims: Sequence[str], paper: Sequence[float]) -> dict[str, Any]:
 def write_study(folder: Path, **parts: Any) -> None:
     """Write the study; ``parts`` replace its tables or figures."""
     content = {"seeds": 3, "tables": TABLE, "figures": {}, "claims": {"D1": CLAIM}} | parts
-    (folder / "small.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
-    studies.read_catalog.cache_clear()
+    path = folder / "study" / "small.yaml"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
 
 
 @contextmanager
 def small_study(folder: Path, **parts: Any) -> Iterator[None]:
-    """Make the study in ``folder`` the only one."""
-    with mock.patch.object(studies, "STUDIES", folder):
+    """Make the study under ``folder`` the only one."""
+    with mock.patch.object(read, "config_dirs", lambda: (folder,)):
         write_study(folder, **parts)
         yield
-    studies.read_catalog.cache_clear()

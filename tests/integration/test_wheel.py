@@ -140,7 +140,7 @@ def test_a_command_without_its_packages_is_one_line(path: Path, python: str, tmp
     [
         "from lrd.cli import main; raise SystemExit(main())",
         "import lrd.config.compose as c; c.compose(['task=mnist'])",
-        "import lrd.analysis as la; la.read_catalog()",
+        "import lrd.analysis as la; la.all_studies()",
         "import lrd.analysis as la; la.plan_experiment('table1', la.RunFrames('runs'))",
     ],
 )

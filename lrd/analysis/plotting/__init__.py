@@ -3,9 +3,10 @@
 from lrd.analysis.frames import RunFrames
 from lrd.analysis.matching import collect_results
 from lrd.analysis.plotting import draw_figure
-from lrd.analysis.studies import read_catalog
+from lrd.analysis.studies.find import find_study
 
-figure = read_catalog().figure("figure6")
+study, _ = find_study("figure6")
+figure = study.figures["figure6"]
 cells = [curve.cell for curve in figure.curves()]
 draw_figure(figure, collect_results(cells, RunFrames("runs"))).sheet
 """

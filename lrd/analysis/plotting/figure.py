@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 
 from lrd.analysis.matching import CellResults, title_with_overrides
 from lrd.analysis.plotting.panel import draw_panel, draw_paper_values, needs_inset, set_limits
-from lrd.analysis.plotting.series import CellCurves, Drawing, DrawnPanel, cell_curves
+from lrd.analysis.plotting.series import CellCurves, Drawing, DrawnPanel, cell_curves, with_panels
 from lrd.analysis.plotting.style import (
     FIGURE_FORMATS,
     FINAL_STYLE,
@@ -62,6 +62,7 @@ def draw_figure(
     if figure.draw:
         module, _, name = figure.draw.rpartition(".")
         return getattr(import_module(module), name)(figure, results, overrides)
+    figure = with_panels(figure, results)
     return draw_curves(figure, cell_curves(figure.panels, results), overrides)
 
 

@@ -1,7 +1,7 @@
 """The values of a figure's curves: means over runs with their 95 % intervals."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -94,6 +94,27 @@ def published_curve(published: PublishedCurve, key: str) -> MeanCurve:
     """Return a metric of the run that others published."""
     curve: Any = read_published(published).set_index("epoch")[key]
     return average_curves([curve])
+
+
+TRAINING_LOSS = PanelSpec("train_loss", "Training loss")
+
+
+def with_panels(figure: FigureSpec, results: Mapping[CellSpec, CellResults]) -> FigureSpec:
+    """Return a figure with panels: if it names none, the training loss, and the score of its runs
+    (of the first ones, where they have several)."""
+    if figure.panels:
+        return figure
+    scores = [found.score for found in results.values() if found.n]
+    panels = [TRAINING_LOSS] if not scores or _has_loss(results) else []
+    if scores:
+        label = scores[0].name.replace("_", " ").capitalize()
+        panels.append(PanelSpec(scores[0].name, label, scores[0].unit))
+    return replace(figure, panels=tuple(panels))
+
+
+def _has_loss(results: Mapping[CellSpec, CellResults]) -> bool:
+    curves = (found.curves(TRAINING_LOSS.key).values() for found in results.values() if found.n)
+    return all(not curve.empty for each in curves for curve in each)
 
 
 def collect_figure(

@@ -3,7 +3,7 @@
 from lrd.analysis.frames import RunFrames
 from lrd.analysis.report import build_page
 
-html, problems = build_page(RunFrames("runs"), Path("runs/report.html"))
+html, problems = build_page(["quickstart"], RunFrames("runs"), Path("runs/report.html"))
 """
 
 from lrd.analysis.report.build import build_page

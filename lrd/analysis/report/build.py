@@ -14,7 +14,8 @@ from lrd.analysis.report.render import read_deviations, render
 from lrd.analysis.report.run_list import LIST_COLUMNS, NUMBER_COLUMNS, list_run_rows
 from lrd.analysis.report.sections import Section, build_section, summarize_runs
 from lrd.analysis.report.tables import build_grid
-from lrd.analysis.studies import FigureSpec, TableSpec, read_catalog
+from lrd.analysis.studies import FigureSpec, TableSpec
+from lrd.analysis.studies.find import find_study, tables_of
 from lrd.analysis.tables import table_parts
 from lrd.analysis.verdicts import Verdict, judge_claims
 
@@ -50,11 +51,12 @@ class Chapter:
 
 
 def build_page(
-    frames: RunFrames, out: Path, overrides: Sequence[str] = ()
+    names: Sequence[str], frames: RunFrames, out: Path, overrides: Sequence[str] = ()
 ) -> tuple[str, list[str]]:
-    """Build the page of all tables, figures and claims.
+    """Build the page of tables, figures and claims.
 
     Args:
+        names: studies, parts of studies, or experiments.
         frames: the runs.
         out: the file of the page, to which its links are relative.
         overrides: settings that differ from the experiments'.
@@ -65,16 +67,16 @@ def build_page(
     Raises:
         ValueError: in one line, if no table and no figure accepts ``overrides``.
     """
-    full = _build_chapter(1.0, frames, overrides)
+    full = _build_chapter(names, 1.0, frames, overrides)
     if all(section.error for section in full.sections):
         raise ValueError(full.sections[0].error)
-    others = [_build_chapter(s, frames, overrides) for s in run_scales(frames, overrides)]
+    others = [_build_chapter(names, s, frames, overrides) for s in run_scales(frames, overrides)]
     shorter = [c for c in others if any(section.n_filled for section in c.sections)]
     where = [] if frames.root == "runs" else [f"--runs {frames.root}"]
     page = render(
         summary=summarize_runs(frames),
         root=frames.root,
-        command=" ".join(["python scripts/report.py", *where, *overrides]),
+        command=" ".join(["python scripts/report.py", *names, *where, *overrides]),
         overrides=overrides,
         full=full,
         shorter=shorter,
@@ -106,18 +108,21 @@ def with_scale(scale: float, overrides: Sequence[str]) -> list[str]:
     return [*overrides, *([f"scale={scale!r}"] if scale != 1 else [])]
 
 
-def _build_chapter(scale: float, frames: RunFrames, overrides: Sequence[str]) -> Chapter:
-    catalog = read_catalog()
+def _build_chapter(
+    names: Sequence[str], scale: float, frames: RunFrames, overrides: Sequence[str]
+) -> Chapter:
     given, suffix = with_scale(scale, overrides), scale_suffix(scale)
-    tables, figures = (
-        [section for spec in specs.values() for section in _sections(spec, suffix, frames, given)]
-        for specs in (catalog.tables, catalog.figures)
-    )
-    verdicts, problems = [], []
-    try:
-        verdicts = judge_claims(frames, given)
-    except ValueError as error:
-        problems.append(f"verdicts: {error}")
+    tables, figures, verdicts, problems = [], [], [], []
+    for name in names:
+        study, rest = find_study(name, given)
+        for table in tables_of(study).values():
+            tables += _sections(table, suffix, frames, rest)
+        for figure in study.figures.values():
+            figures += _sections(figure, suffix, frames, rest)
+        try:
+            verdicts += judge_claims(study, frames, rest)
+        except ValueError as error:
+            problems.append(f"verdicts: {error}")
     problems += [f"{s.name}: {s.error}" for s in (*tables, *figures) if s.error]
     commands = with_run_dir(frames.root, given)
     return Chapter(scale, commands, verdicts, tables, figures, problems)

@@ -10,7 +10,7 @@ from lrd.analysis.render import format_pairs
 from lrd.analysis.report.forest_plot import AxisScale, Estimate, fit_axis
 from lrd.analysis.statistics import SampleSize
 from lrd.analysis.studies import CellSpec, TableSpec
-from lrd.analysis.tables import LINES, shown_lines, table_pairs
+from lrd.analysis.tables import LINES, shown_lines
 
 MAX_ACROSS = 12  # columns, up to which the lines of a row are next to each other
 DIGITS = 2
@@ -68,7 +68,7 @@ def build_grid(table: TableSpec, results: Mapping[CellSpec, CellResults]) -> Gri
 
 def build_contrasts(table: TableSpec, results: Mapping[CellSpec, CellResults]) -> Contrasts | None:
     """Return the differences of a table, paired by seed; None if no pair has runs of one seed."""
-    pairs = [(label, compare(results[a], results[b])) for label, a, b in table_pairs(table)]
+    pairs = [(p.label, compare(results[p.base], results[p.other])) for p in table.pairs()]
     named = [(label, found) for label, found in pairs if found.n]
     if not named:
         return None
@@ -83,7 +83,7 @@ def build_contrasts(table: TableSpec, results: Mapping[CellSpec, CellResults]) -
         rows.append(Contrast(estimate, found.paper, (*tests, numbers.p_permutation_holm), seeds))
     estimates = [row.estimate for row in rows]
     ends = [end for e in estimates if (e.n or 0) > 2 for end in (e.low, e.high)]
-    pooled = None if table.contrasts else _pool([found for _, found in named])
+    pooled = _pool([found for _, found in named]) if len(table.contrasts) == 1 else None
     return Contrasts(rows, len(pairs), pooled, fit_axis([e.mean for e in estimates], ends))
 
 

@@ -15,7 +15,6 @@ from lrd.analysis.comparison import (
     Comparison,
     TimeToTarget,
     compare,
-    default_arms,
     first_reached,
     level_table,
     mean_level,
@@ -23,13 +22,14 @@ from lrd.analysis.comparison import (
     pair_arms,
     paper_value,
     pool_comparisons,
-    requested_seeds,
     score_table,
-    swept_settings,
+    study_pairs,
 )
 from lrd.analysis.frames import RunFrames
 from lrd.analysis.matching import ScoreKind
+from lrd.analysis.resolve import requested_seeds, swept_settings
 from lrd.analysis.statistics import half_width, holm, pairs_needed, pool
+from lrd.analysis.studies.find import find_study
 from tests.helpers.finished_runs import begin, finish_with, results_of
 from tests.unit.analysis.test_statistics import MAIZE
 
@@ -323,33 +323,42 @@ def test_every_cell_has_both_arms_with_their_runs(tmp_path: Path):
         finish_with(tmp_path, 90.0 + seed, "task=digits", f"optim={optim}", f"lrd.p={p}", seed=seed)
     begin(tmp_path, 1, "task=digits", "optim=sgdm", "lrd.p=0.5").update(status="failed")
     found = pair_arms("quickstart", P, RunFrames(tmp_path), ["optim=sgdm,adam"])
-    assert [s.at for s in found] == [("optim=sgdm",), ("optim=adam",)]
+    assert [s.name for s in found] == ["optim=sgdm", "optim=adam"]
     sgdm, adam = ([f.n for f in s.results] for s in found)
     assert (sgdm, adam) == ([1, 0], [1, 1])
     assert list(found[0].results[1].failed.index) == [1]  # no run of its cell, and not lost
     assert [s.compare().n for s in found] == [0, 1]
     assert found[1].results[0].identity["optim._target_"] == "torch.optim.Adam"
     assert missing_commands(found) == [
-        "python run.py -m +experiment=quickstart optim=sgdm,adam lrd.p=1 seed=0,1,2",
-        "python run.py -m +experiment=quickstart optim=sgdm,adam lrd.p=0.5 seed=0,1,2",
+        "python run.py -m +experiment=quickstart optim=sgdm lrd.p=1 seed=0,1",
+        "python run.py -m +experiment=quickstart optim=sgdm lrd.p=0.5 seed=0,1,2",
+        "python run.py -m +experiment=quickstart optim=adam seed=1,2",
     ]
 
 
 def test_a_single_configuration_is_named_by_its_experiment(tmp_path: Path):
     (found,) = pair_arms("quickstart", P, RunFrames(tmp_path), ["optim=adam", "seed=3"])
-    assert (found.at, found.seeds, found.overrides) == ((), (3,), ("optim=adam",))
-    assert found.name == "quickstart"
+    assert (found.name, found.seeds, found.overrides) == ("quickstart", (3,), ("optim=adam",))
     with pytest.raises(ValueError, match="the arms must be different configurations"):
         pair_arms("quickstart", ("lrd.p=1", "lrd.p=1.0"), RunFrames(tmp_path), ["optim=adam"])
 
 
 @pytest.mark.parametrize(
-    "experiment, arms",
-    [("table3", ("+arm=base", "+arm=lrd")), ("quickstart", P), ("figure8", P)]
+    "name, arms",
+    [("table1", ("without", "with LRD")), ("figure8", ("Adam", "Adam, LRD p = 0.5"))]
     + [("fast_digits", ("train=paper", "train=fast")), ("smoke", P)],
 )
-def test_the_default_arms_are_those_that_an_experiment_sweeps(experiment: str, arms: tuple):
-    assert default_arms(experiment) == arms
+def test_what_a_study_compares(name: str, arms: tuple[str, str], tmp_path: Path):
+    (found,) = study_pairs(find_study(name)[0], RunFrames(tmp_path))
+    assert {pair.arms for pair in found} == {arms} and {pair.title for pair in found} == {name}
+    if name == "table1":
+        assert len(found) == 15 and found[0].seeds == (0, 1, 2)
+        assert found[7].name == "CIFAR-10, ResNet-34, Adam"
+
+
+def test_a_study_without_contrasts_compares_nothing(tmp_path: Path):
+    with pytest.raises(ValueError, match="lr_tuned compares nothing: give two settings, --arms"):
+        study_pairs(find_study("lr_tuned")[0], RunFrames(tmp_path))
 
 
 def test_a_cell_knows_what_the_paper_prints_for_it(tmp_path: Path):

@@ -18,13 +18,14 @@ from lrd.analysis.dashboards import (
     learning_curves,
 )
 from lrd.analysis.resolve import resolve
+from lrd.analysis.studies.find import find_study
 from lrd.config.schema import WandbSettings
 from scripts import report, wandb_workspace
 from tests.helpers import small_study
 from tests.helpers.finished_runs import grid
 from tests.helpers.wandb_file import WandbFile, contained, files
 
-FIGURES = learning_curves()
+FIGURES = learning_curves([find_study("lrd_paper")[0]])
 
 
 @pytest.fixture
@@ -119,7 +120,8 @@ def made(*names: str, overrides: tuple[str, ...] = ()) -> tuple[Any, DashboardLi
     figures = {name: FIGURES[name] for name in names or FIGURES}
     found = dashboard_lines(figures.values(), overrides)
     where = WandbSettings(project="p", entity="me")
-    return build_workspace(figures, found, where, overrides), found
+    title = " ".join(names or ["lrd_paper"])
+    return build_workspace(title, figures, found, where, overrides), found
 
 
 def mark(*overrides: str) -> str:
@@ -228,9 +230,9 @@ def test_mistakes_of_a_workspace_are_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     assert wandb_workspace.main(["figure99"]) == 2
-    assert "figure must be one of figure5, " in capsys.readouterr().err
-    assert wandb_workspace.main(["figure9", "lrd.p=0.5", "--print"]) == 2
-    assert "curves must be different configurations" in capsys.readouterr().err
+    assert "figure99 must be a study (" in capsys.readouterr().err
+    assert wandb_workspace.main(["figure9", "lrd.p=0.3", "--print"]) == 2
+    assert "figure9 has no table and no curve with lrd.p=0.3" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
     assert wandb_workspace.main(["figure9", "--print"]) == 2
     text = "error: wandb_workspaces is missing: pip install -e '.[experiments]'\n"

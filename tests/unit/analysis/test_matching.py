@@ -14,12 +14,12 @@ from lrd.analysis import resolve
 from lrd.analysis.frames import RunFrames
 from lrd.analysis.matching import CellResults, collect_results, explain_mismatches, run_commands
 from lrd.analysis.resolve import expand_sweep, sweep_parameters, sweep_values
-from lrd.analysis.studies import CellSpec, read_catalog
+from lrd.analysis.studies import CellSpec, all_studies
 from lrd.runs import store
 from scripts import compare, plan, table, verdicts
 from tests.helpers.finished_runs import finish_with, results_of
 
-TABLES = read_catalog().tables
+TABLES = {name: table for study in all_studies() for name, table in study.tables.items()}
 
 
 def run_by(commands: list[str]) -> list[tuple[str, frozenset[str]]]:

@@ -24,12 +24,12 @@ from lrd.analysis.report.forest_plot import WIDTH, fit_axis
 from lrd.analysis.report.render import DEVIATIONS, read_deviations
 from lrd.analysis.report.run_list import LIST_COLUMNS, list_run_rows
 from lrd.analysis.report.svg import to_svg
+from lrd.config.compose import CONFIGS
 from lrd.runs.store import RunIndex
 from scripts import report
 from tests.helpers.finished_runs import configured, curve, finish, grid
 from tests.helpers.small_study import FIGURE, learning_curves, small_study, table, write_study
 
-STUDIES = studies.STUDIES  # the repository's
 OPTIMIZERS = ("sgdm", "rmsprop", "adam", "amsgrad", "radam")
 T2 = 4.302652729911275  # quantile 0.975 of Student's t with 2 degrees of freedom
 ROOT = Path(report.__file__).parents[1]
@@ -468,7 +468,6 @@ def complete(tmp_path_factory: pytest.TempPathFactory) -> Page:
     grid(root, "table1_cifar10", OPTIMIZERS, 9, 200)
     grid(root, "table1_cifar100", OPTIMIZERS, 9, 200)
     grid(root, "table1_cifar10", OPTIMIZERS, 2, 200, "scale=0.1")
-    studies.read_catalog.cache_clear()
     assert report.main(["--runs", str(root)]) == 0
     return Page((root / "report.html").read_text())
 
@@ -481,7 +480,7 @@ def test_200_runs_of_200_epochs_take_less_than_5_mb(complete: Page):
 
 @pytest.mark.slow
 def test_every_table_figure_and_claim_is_there_once(complete: Page):
-    catalog = studies.read_study(STUDIES / "paper.yaml")
+    catalog = studies.read_study(CONFIGS / "study" / "lrd_paper.yaml")
     heads = [html.unescape(title) for title in re.findall("<h3>(.*?)</h3>", complete.source)]
     titles = [spec.title for spec in (*catalog.tables.values(), *catalog.figures.values())]
     assert len(titles) == 15 and [heads.count(title) for title in titles] == [1] * len(titles)
@@ -512,7 +511,6 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = page.with_name("runs")
     grid(runs, "table1_mnist", ["adam"], 2, 4)
     grid(runs, "table2", ["adam"], 2, 4)
-    studies.read_catalog.cache_clear()
     assert report.main(["--runs", str(runs), "--out", str(page)]) == 0
     return page
 

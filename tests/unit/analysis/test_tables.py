@@ -6,7 +6,6 @@ import math
 import shlex
 import statistics
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,13 @@ import pytest
 from lrd.analysis.frames import RunFrames
 from lrd.analysis.matching import CellResults, collect_results
 from lrd.analysis.resolve import expand_sweep, resolve_cell
-from lrd.analysis.studies import TableSpec, read_catalog
+from lrd.analysis.studies import TableSpec, all_studies
+from lrd.analysis.studies.find import find_study
 from lrd.analysis.tables import FORMATS, best_cell, table_parts
 from scripts import table
 from tests.helpers.finished_runs import begin, finish_with
 
-TABLES: Any = read_catalog().tables
+TABLES: Any = {name: table for study in all_studies() for name, table in study.tables.items()}
 
 
 def show(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[str, str]:
@@ -130,7 +130,8 @@ COLUMNS = {
 @pytest.mark.parametrize("name", PRINTED)
 def test_every_number_the_paper_prints_in_tables_2_to_4_is_shown(name: str, tmp_path, capsys):
     out, err = show(capsys, name, "--format", "markdown", "--runs", str(tmp_path))
-    head, _, *lines = [line[2:-2].split(" | ") for line in out.splitlines() if line[:1] == "|"]
+    cells_only = out.partition("\nDifferences")[0].splitlines()
+    head, _, *lines = [line[2:-2].split(" | ") for line in cells_only if line[:1] == "|"]
     assert head == COLUMNS[name]
     printed = []
     for i in range(0, len(lines), 4):
@@ -198,21 +199,18 @@ def test_runs_that_failed_are_counted_apart(tmp_path: Path, capsys):
     assert (cell["n"], cell["failed"], cell["mean"]) == ("1", "1", "90.0")
 
 
-def test_differences_are_paired_by_seed(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch):
+def test_differences_are_paired_by_seed(tmp_path: Path, capsys):
     """LRD less base by hand: 1, 2, 3 at seeds 0 to 2; seed 3 has no pair."""
-    whole = TABLES["lr_control"]
-    adam = tuple(row for row in whole.rows if row.labels == ("Adam",))
-    monkeypatch.setitem(read_catalog().tables, "lr_control", replace(whole, rows=adam))
     for seed, (base, half, lrd) in enumerate([(90, 92, 91), (91, 92, 93), (92, 92, 95)]):
         for arm, value in (("base", base), ("base_half", half), ("lrd", lrd)):
             asked = ("+experiment=lr_control", "optim=adam", f"+arm={arm}")
             finish_with(tmp_path, value, *asked, seed=seed)
     finish_with(tmp_path, 10.0, "+experiment=lr_control", "optim=adam", "+arm=lrd", seed=3)
-    out, err = show(capsys, "lr_control", "--runs", str(tmp_path))
+    out, err = show(capsys, "lr_control", "optim=adam", "--runs", str(tmp_path))
     one, two = (f"{4.302652729911275 * sd / math.sqrt(3):.2f}" for sd in (1, 2))
     lines = [line.split() for line in out.partition("Differences")[2].splitlines()]
-    start = next(i for i, line in enumerate(lines) if line[:1] == ["Adam"])
-    assert lines[start] == ["Adam", "LRD", "-", "base", "+2.00", one, "3"]
+    start = next(i for i, line in enumerate(lines) if line[:2] == ["LRD", "p"])
+    assert lines[start] == "LRD p = 0.5 - base +2.00".split() + [one, "3"]
     assert lines[start + 1][-3:] == ["+1.00", one, "3"]  # half the rate less base: 2, 1, 0
     assert lines[start + 2][-3:] == ["+1.00", two, "3"]  # -1, 1, 3
     assert lines[start + 3][-3:] == ["-", "-", "-"]  # LRD rescaled has no run
@@ -235,8 +233,8 @@ def test_scale_is_said_in_every_format(tmp_path: Path, capsys):
 
 
 def test_settings_that_make_cells_the_same_are_refused(capsys):
-    assert table.main(["table2", "lrd.p=0.3"]) == 2
-    said = "cells must be different configurations, got lrd.p=0.3: two are the same"
+    assert table.main(["table3", "lrd.p=0.5"]) == 2
+    said = "cells must be different configurations, got lrd.p=0.5: two are the same"
     assert capsys.readouterr().err == f"error: {said}\n"
 
 
@@ -246,9 +244,10 @@ def test_every_format_shows_every_cell(form: str, tmp_path: Path, capsys):
     out, _ = show(capsys, "table1", "--format", form, "--runs", str(tmp_path))
     assert "91.25" in out and "74.02" in out
     if form == "latex":
-        assert out.count("&") == 13 * 7 and r"\begin{tabular}{lllccccc}" in out
+        assert out.count("&") == 13 * 7 + 16 * 4 and r"\begin{tabular}{lllccccc}" in out
     if form == "markdown":
-        assert all(line.count("|") == 9 for line in out.splitlines() if line.startswith("|"))
+        counts = [line.count("|") for line in out.splitlines() if line.startswith("|")]
+        assert counts == [9] * 14 + [6] * 17
 
 
 @pytest.mark.parametrize("name", ["table2", "table3", "table4", "rmsprop_decay"])
@@ -293,12 +292,9 @@ def held_out(
 
 
 @pytest.fixture
-def adam(monkeypatch: pytest.MonkeyPatch) -> TableSpec:
+def adam() -> TableSpec:
     """The two rows of Adam alone."""
-    grid = TABLES["lr_tuned"]
-    grid = replace(grid, rows=tuple(row for row in grid.rows if row.labels[0] == "Adam"))
-    monkeypatch.setitem(read_catalog().tables, "lr_tuned", grid)
-    return grid
+    return find_study("lr_tuned", ["optim=adam"])[0].tables["lr_tuned"]
 
 
 def choice(grid: TableSpec, root: Path, row: int = 0) -> CellResults | None:
@@ -369,7 +365,7 @@ def test_the_settings_of_a_test_hold_no_samples_out(adam: TableSpec, tmp_path: P
 
 def test_the_table_names_the_rates_and_then_what_the_test_set_says(adam, tmp_path: Path, capsys):
     def show(*more: str) -> tuple[str, list[str]]:
-        assert table.main(["lr_tuned", "--runs", str(tmp_path), *more]) == 0
+        assert table.main(["lr_tuned", "optim=adam", "--runs", str(tmp_path), *more]) == 0
         out, err = capsys.readouterr()
         return out, [line.strip() for line in err.splitlines() if "run.py" in line]
 

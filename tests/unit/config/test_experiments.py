@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from lrd.analysis.resolve import expand_sweep, setting_name
-from lrd.analysis.studies import read_catalog
+from lrd.analysis.studies import all_studies
 from lrd.config.compose import CONFIGS, compose, to_config
 from lrd.config.fingerprint import fingerprint, identity
 from lrd.config.schema import Config
@@ -36,7 +36,7 @@ RUNS = {
     "figure11": 2 * 7 * 3,
     "figure12": 2 * 3 * 3,
     "figure13": 5 * 3,
-    "all_classification": 3 * 5 * 2 * 3,
+    "table1": 3 * 5 * 2 * 3,
     "rmsprop_decay": 2 * 2 * 3,
     "lr_control": 5 * 4 * 10,
     "lr_tuned": 5 * 2 * 7 * 5,
@@ -214,25 +214,27 @@ def test_a_figure_of_a_table_is_its_runs(name: str, other: str):
         assert mark(*cell, f"+experiment={name}") == mark(*cell, f"+experiment={other}")
 
 
-def test_all_classification_is_table_1():
+def test_table1_is_table_1():
     rows = [("mnist", "mnist"), ("cifar10", "cifar10"), ("cifar100", "cifar100")]
     table = {(f"task={task}", *cell) for task, row in rows for cell in settings(f"table1_{row}")}
-    assert set(settings("all_classification")) == table
+    assert set(settings("table1")) == table
     for task, row in rows:
         for p in (BASE, LRD):
-            asked = ("+experiment=all_classification", f"task={task}", "optim=radam", p)
+            asked = ("+experiment=table1", f"task={task}", "optim=radam", p)
             assert mark(*asked) == mark(f"+experiment=table1_{row}", "optim=radam", p)
 
 
 def test_every_cell_of_a_table_or_a_figure_is_one_of_its_experiments_sweep():
-    asked = [cell for table in read_catalog().tables.values() for cell in table.cells()]
-    asked += [curve.cell for figure in read_catalog().figures.values() for curve in figure.curves()]
+    studies = all_studies()
+    asked = [cell for s in studies for table in s.tables.values() for cell in table.cells()]
+    figures = [figure for study in studies for figure in study.figures.values()]
+    asked += [curve.cell for figure in figures for curve in figure.curves()]
     for cell in asked:
         assert any(set(cell.overrides) >= set(swept) for swept in settings(cell.experiment)), cell
 
 
 def test_a_table_asks_for_every_cell_of_its_experiments():
-    for table in read_catalog().tables.values():
+    for table in (table for study in all_studies() for table in study.tables.values()):
         for experiment in dict.fromkeys(cell.experiment for cell in table.cells()):
             asked = {frozenset(c.overrides) for c in table.cells() if c.experiment == experiment}
             assert asked == set(map(frozenset, settings(experiment)))

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from lrd.analysis.frames import RunFrames
 from lrd.analysis.matching import collect_results
 from lrd.analysis.plotting import FIGURE_FORMATS
-from lrd.analysis.studies import read_catalog
+from lrd.analysis.studies.find import find_study
 from scripts import figure
 from scripts.paper import toy_figures
 from scripts.paper.toy_outcomes import (
@@ -26,7 +26,8 @@ from scripts.paper.toy_outcomes import (
 from tasks.toy_function import BAD, DOMAIN, GOOD, f
 from tests.helpers.figures import MAGIC, draw, panels_of, write_run
 
-FIGURES = read_catalog().figures
+PAPER, _ = find_study("lrd_paper")
+FIGURES = PAPER.figures
 RATES = (0.0125, 0.025, 0.05, 0.1, 0.2, 0.4)
 CONFIGS = Path(figure.__file__).parents[1] / "configs"
 T4 = 2.7764451051977987  # quantile 0.975 of Student's t with 4 degrees of freedom
@@ -254,7 +255,7 @@ def test_other_settings_are_asked_for_on_the_command_line(tmp_path: Path, capsys
 def test_mistakes_are_one_line(tmp_path: Path, capsys: Any):
     status, out, err = main(capsys, "figure4", "task.steps=5", "--runs", str(tmp_path))
     assert (status, out) == (2, "") and err == (
-        "error: curves must be different configurations, got task.steps=5: two are the same\n"
+        "error: figure4 has no table and no curve with task.steps=5\n"
     )
     path = write_run(tmp_path, [{"epoch": 1, "step": 1}], FIGURE4, "task.steps=1", "lrd.p=1")
     status, _, err = main(capsys, "figure4", "--runs", str(tmp_path))

@@ -62,13 +62,13 @@ def test_scores_by_cell_and_over_cells(root: Path, capsys):
     """SGDM: 2, -1, 3; Adam: 1, 1, 1; their means within seeds: 1.5, 0, 2."""
     out, err = show(capsys, root, *PAIR)
     head, scores, *_ = sections(out)
-    assert head.splitlines()[0] == "quickstart: lrd.p=0.5 against lrd.p=1 [optim=sgdm,adam]"
+    assert head.splitlines()[0] == "quickstart: with LRD against without"
     # mean 4/3, deviation sqrt(13/3), t = 1.1094, quantile 4.3027
-    assert row(scores, "optim=sgdm") == [
+    assert row(scores, "SGDM") == [
         *("3", "95.000", "96.333", "+1.333", "-3.838", "to", "+6.504", "2.082"),
         *("0.3828", "0.3828", "0.5000", "0.25", "0.5000"),
     ]
-    assert row(scores, "optim=adam") == [
+    assert row(scores, "Adam") == [
         *("3", "93.000", "94.000", "+1.000", "-", "0.000", "sd", "=", "0", "-"),
         *("0.2500", "0.25", "0.5000"),
     ]
@@ -84,23 +84,23 @@ def test_convergence_by_cell_and_over_cells(root: Path, capsys):
     out, _ = show(capsys, root, *PAIR)
     _, _, base, even, loss, score, *_ = sections(out)
     # SGDM's base ends at 95, 96, 94, first had in epochs 3, 4, 3; with LRD 2, never, 2
-    assert row(base, "optim=sgdm") == [
+    assert row(base, "SGDM") == [
         *("3", "3", "/", "2", "3", "/", "2", "2", "0", "1", "-", "-", "1.0000", "0.25")
     ]
     # Adam's ends at 92, 93, 94 in epoch 4; with LRD in epoch 2
-    assert row(base, "optim=adam") == [
+    assert row(base, "Adam") == [
         *("3", "3", "/", "3", "4", "/", "2", "3", "0", "0", "-2.0", "-", "0.2500", "0.25")
     ]
     # of two cells both sooner, one of each, both sooner: -1, 0, -1
     assert "was slower: -0.67, 95 % interval -1.00 to +0.77" in base
     # the worse of 96 and 95 in seed 1 is LRD's 95: epochs 4 and 3
-    assert row(even, "optim=sgdm")[:12] == [
+    assert row(even, "SGDM")[:12] == [
         *("3", "3", "/", "3", "3", "/", "2", "3", "0", "0", "-1.0", "-")
     ]
     # heights by the trapezoid rule over epochs 1 to 4: 281.5/3, 281.5/3 and 281/3 without, 284/3,
     # 281.5/3 and 285/3 with LRD: 2.5/3, 0, 4/3
-    assert row(score, "optim=sgdm")[:2] == ["3", "+0.722"]
-    assert row(loss, "optim=sgdm")[:2] == ["3", "-0.072"]
+    assert row(score, "SGDM")[:2] == ["3", "+0.722"]
+    assert row(loss, "SGDM")[:2] == ["3", "-0.072"]
     assert "Mean of train_loss" in loss and "Mean of test_accuracy" in score
 
 
@@ -108,22 +108,22 @@ def test_seeds_that_a_gap_would_take(root: Path, capsys):
     out, _ = show(capsys, root, *PAIR)
     assert sections(out)[-1].endswith("unknown: it takes a gap (--gap) and two pairs that differ\n")
     plan = sections(show(capsys, root, *PAIR, "--gap", "2")[0])[-1]
-    assert "a difference of 2 4 times out of 5" in plan and "optim=adam" not in plan
+    assert "a difference of 2 4 times out of 5" in plan and "Adam" not in plan
     # deviation 2.0817 between its multiples by sqrt(2 / 7.378) and sqrt(2 / 0.0506); pairs about
     # (1.960 + 0.842)^2 (sd / 2)^2 + 1.960^2 / 2: 10.4, 4.2 and 337.8
-    n, gap, sd, low, _, high, _, seeds, *ends = row(plan, "optim=sgdm")
+    n, gap, sd, low, _, high, _, seeds, *ends = row(plan, "SGDM")
     assert (n, gap, sd, low, high, seeds) == ("3", "+2.00", "2.082", "1.084", "13.083", "11")
     assert ends == ["5", "to", "338"]
 
 
 def test_what_lacks_is_named_with_the_command_that_makes_it(root: Path, capsys):
     out, err = show(capsys, root, *PAIR, "seed=0,1,5")
-    assert row(sections(out)[1], "optim=sgdm")[0] == "2"
-    assert "python run.py -m +experiment=quickstart optim=sgdm,adam lrd.p=1 seed=5" in err
+    assert row(sections(out)[1], "SGDM")[0] == "2"
+    assert f"python run.py -m +experiment=quickstart optim=sgdm,adam run.dir={root} seed=5" in err
     out, err = show(capsys, root, "table3")
     assert "no pair of finished runs yet" in out
-    assert out.startswith("table3: +arm=lrd against +arm=base\n")  # this one sweeps named arms
-    assert "+experiment=table3 +arm=base seed=0,1,2" in err
+    assert out.startswith("table3: Standard dropout (SD) against No regularization\n")
+    assert f"+experiment=table3 +arm=base,sd run.dir={root} seed=0,1,2" in err
 
 
 def test_a_failed_run_and_a_score_that_is_nan_are_told(tmp_path: Path, capsys):
@@ -133,9 +133,9 @@ def test_a_failed_run_and_a_score_that_is_nan_are_told(tmp_path: Path, capsys):
     begin(tmp_path, 4, "task=digits", "optim=sgdm", "lrd.p=0.5").update(status="failed")
     out, _ = show(capsys, tmp_path, "quickstart", "optim=sgdm")
     head, scores, *_ = sections(out)
-    assert "note: quickstart: seed 4 failed in an arm, and no pair has it" in head
-    assert "note: quickstart: a score is not finite, so that nothing follows" in head
-    assert row(scores, "quickstart") == [
+    assert "note: digits, FCNet, SGDM: seed 4 failed in an arm, and no pair has it" in head
+    assert "note: digits, FCNet, SGDM: a score is not finite, so that nothing follows" in head
+    assert row(scores, "digits, FCNet, SGDM") == [
         *("3", "95.000", "-", "-", "-", "-", "-", "-", "-", "0.25", "-")
     ]
 
@@ -157,10 +157,13 @@ def test_scores_of_several_kinds_are_shown_apart(tmp_path: Path, capsys):
 @pytest.mark.parametrize(
     "arguments, line",
     [
-        (["nothing"], "unknown experiment 'nothing'; available: "),
+        (["nothing"], "nothing must be a study (lr_control, "),
         ([*PAIR, "--gap", "0"], "--gap must be a number other than 0, got 0"),
         ([*PAIR, "--gap", "nan"], "--gap must be a number other than 0, got nan"),
-        ([*PAIR, "--arms", "lrd.p=1", "lrd.p=1.0"], "the arms must be different configurations"),
+        (
+            ["quickstart", "--arms", "lrd.p=1", "lrd.p=1.0"],
+            "the arms must be different configurations",
+        ),
         ([*PAIR, "--equivalent-within", "0"], "--equivalent-within must be above 0, got 0"),
         ([*PAIR, "--equivalent-within", "nan"], "--equivalent-within must be above 0, got nan"),
         ([*PAIR, "seed=range(3"], "cannot parse 'seed=range(3' as KEY=VALUE"),
@@ -242,11 +245,11 @@ def test_the_printed_commands_fill_exactly_what_is_missing(tmp_path: Path, capsy
     assert "lrd.p=1    n = 2" in out
     commands = [line.strip() for line in err.splitlines() if "run.py" in line]
     assert commands == [
-        "python run.py -m +experiment=smoke task=digits lrd.p=1 seed=4",
-        "python run.py -m +experiment=smoke task=digits lrd.p=0.5 seed=2,3,4",
+        f"python run.py -m +experiment=smoke task=digits lrd.p=1 run.dir={tmp_path} seed=4",
+        f"python run.py -m +experiment=smoke task=digits lrd.p=0.5 run.dir={tmp_path} seed=2,3,4",
     ]
     for command in commands:
-        *overrides, seeds = shlex.split(command)[3:]
+        *overrides, _, seeds = shlex.split(command)[3:]
         for seed in map(int, seeds.removeprefix("seed=").split(",")):
             finish_with(tmp_path, 97.0 + 0.1 * seed, *overrides, seed=seed)
     out, err = equivalence(capsys, tmp_path, *SMOKE, "seed=range(0,5)", *ARMS)
@@ -258,7 +261,7 @@ def test_without_runs_it_says_what_there_is(tmp_path: Path, capsys):
     out, err = equivalence(capsys, tmp_path, *SMOKE, *ARMS)
     assert "not shown: 2 pairs are needed, got 0" in out
     assert "1 finished with train.epochs=3 instead of 2" in err
-    assert "lrd.p=0.5 seed=0,1,2,3,4,5,6,7,8,9" in err
+    assert f"task=digits run.dir={tmp_path} seed=0,1,2,3,4,5,6,7,8,9" in err
 
 
 def test_other_settings_are_other_runs_and_unfinished_ones_do_not_count(tmp_path: Path, capsys):
@@ -266,16 +269,16 @@ def test_other_settings_are_other_runs_and_unfinished_ones_do_not_count(tmp_path
     run = begin(tmp_path, 9, "train.epochs=2", "lrd.p=1")
     run.update(status="running")
     out, err = equivalence(capsys, tmp_path, *SMOKE, *ARMS)
-    assert "n = 4" in out and "lrd.p=1 seed=4,5,6,7,8,9" in err
+    assert "n = 4" in out and f"task=digits run.dir={tmp_path} seed=4,5,6,7,8,9" in err
     out, err = equivalence(capsys, tmp_path, *SMOKE, "train.epochs=4", *ARMS)
-    assert "got 0" in out and "+experiment=smoke task=digits train.epochs=4 lrd.p=1 seed=0,1" in err
+    given = f"task=digits train.epochs=4 run.dir={tmp_path} seed=0,1"
+    assert "got 0" in out and f"+experiment=smoke {given}" in err
 
 
 @pytest.mark.parametrize("name", ["fast_digits", "fast_cifar10"])
 def test_the_studies_are_ten_pairs_that_differ_in_how_they_train_alone(name: str, tmp_path, capsys):
     out, err = equivalence(capsys, tmp_path, name)
-    assert f"+experiment={name} train=paper seed=0,1,2,3,4,5,6,7,8,9\n" in err
-    assert f"+experiment={name} train=fast seed=0,1,2,3,4,5,6,7,8,9\n" in err
+    assert f"+experiment={name} run.dir={tmp_path} seed=0,1,2,3,4,5,6,7,8,9\n" in err
     (line,) = (line for line in out.splitlines() if "; train=fast has " in line)
     changed = line.partition("; train=fast has ")[2].split(", ")
     assert changed and all(setting.startswith("train.") for setting in changed)
