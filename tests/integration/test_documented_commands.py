@@ -19,8 +19,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from lrd import cli as command_line
-from lrd.analysis import resolve, studies
-from lrd.config import compose as composition
+from lrd.analysis import resolve
 from lrd.config.schema import Config
 
 ROOT = Path(__file__).parents[2]
@@ -28,6 +27,8 @@ PAGES = [
     *(ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "results" / "README.md"),
     *sorted((ROOT / "docs").glob("*.md")),
 ]
+# Pages whose files and commands a test of their own writes and runs, with the module of their code.
+OWN_PARTS = {"extending.md": "my_parts", "your_optimizer.md": "my_optimizers"}
 # These only compose: what they need is the heading.
 COMPOSED = {
     "full data, and more than two cores": [
@@ -99,7 +100,7 @@ def documented() -> dict[str, Path]:
     """The first page of each command, in the order of the pages."""
     first: dict[str, Path] = {}
     for page in PAGES:
-        if page.name != "extending.md":
+        if page.name not in OWN_PARTS:
             for command in commands_of(page):
                 first.setdefault(command, page)
     return first
@@ -226,7 +227,7 @@ def test_every_python_block_runs(tmp_path: Path):
     """
     for page in PAGES:
         blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
-        if page.name in ("extending.md", "recipes.md") or not blocks:
+        if page.name in (*OWN_PARTS, "recipes.md") or not blocks:
             continue
         if page.name == "README.md":
             model = "import torch\nmodel = torch.nn.Linear(2, 2)\n"
@@ -239,37 +240,36 @@ def test_every_python_block_runs(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_the_examples_of_extending_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("page, module", OWN_PARTS.items())
+def test_the_examples_of_ones_own_parts_run(
+    page: str, module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """The page's files are written as it says; then its commands run in their order."""
-    text = (ROOT / "docs" / "extending.md").read_text()
+    text = (ROOT / "docs" / page).read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    (tmp_path / "my_parts.py").write_text("\n".join(blocks))
-    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    (tmp_path / f"{module}.py").write_text("\n".join(blocks))
     files = dict(re.findall(r"^\| `([\w/]+\.yaml)` \| `(.+?)`", text, re.MULTILINE))
     contents = {f"my_configs/{name}": content for name, content in files.items()}
     for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL):
         ((name, folder),) = re.findall(r"^# (\S+\.yaml) in (\S+)/$", block, re.MULTILINE)
         contents[f"{folder}/{name}"] = block
-    assert len(contents) == len(files) + 4
+    assert len(contents) == len(files) + text.count("```yaml")
     for name, content in contents.items():
         yaml.safe_load(content)
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(content)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    for module in (composition, command_line, resolve):
-        monkeypatch.setattr(module, "CONFIGS", tmp_path / "configs")
-    monkeypatch.setattr(studies, "STUDIES", tmp_path / "configs" / "study")
-    studies.read_catalog.cache_clear()
-    try:
-        for command in commands_of(ROOT / "docs" / "extending.md"):
-            _, script, *arguments = shlex.split(command)
-            if script == "my_parts.py":
-                subprocess.run([sys.executable, script], check=True)
-            elif script == "run.py":
-                assert run([*arguments, "train.epochs=1"], monkeypatch) == 0, command
-            else:
-                module = import_module(script.removesuffix(".py").replace("/", "."))
-                assert module.main([*arguments, "train.epochs=1"]) == 0, command
-    finally:
-        studies.read_catalog.cache_clear()
+    for command in commands_of(ROOT / "docs" / page):
+        _, script, *arguments = shlex.split(command)
+        small = ["train.epochs=1"]
+        if "+experiment=lion_adam" in arguments:
+            small += ["seed=0,1"]
+        if script == f"{module}.py":
+            subprocess.run([sys.executable, script], check=True)
+        elif script == "run.py":
+            arguments = [word for word in arguments if word != "+cluster=local"]
+            assert run([*arguments, *small], monkeypatch) == 0, command
+        else:
+            reader = import_module(script.removesuffix(".py").replace("/", "."))
+            assert reader.main([*arguments, *small[:1]]) == 0, command

@@ -3,6 +3,7 @@
 import io
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -83,7 +84,11 @@ def draw_curves(figure: FigureSpec, found: CellCurves, overrides: Sequence[str] 
                     DrawnPanel(axis, panel.label, curves, group.label, panel.unit, digits)
                 )
         for panel, axes in zip(figure.panels, zip(*rows, strict=True), strict=True):
-            set_limits(axes, panel, figure, found)
+            if figure.own_limits:
+                for axis, group in zip(axes, figure.groups, strict=True):
+                    set_limits([axis], panel, replace(figure, groups=(group,)), found)
+            else:
+                set_limits(axes, panel, figure, found)
         add_title(sheet, figure.title, overrides, _note(figure))
     return Drawing(sheet, panels)
 
@@ -123,7 +128,8 @@ def _make_axes(
         row = []
         for p, panel in enumerate(figure.panels):
             cell = grid[1 + p, g] if in_columns else grid[2 * g + 1, p]
-            axis = sheet.add_subplot(cell, sharey=rows[0][p] if rows else None)
+            shared = rows[0][p] if rows and not figure.own_limits else None
+            axis = sheet.add_subplot(cell, sharey=shared)
             is_left, is_bottom = not (in_columns and g), not in_columns or p == panels - 1
             _label_axis(axis, panel, is_left, is_bottom)
             row.append(axis)

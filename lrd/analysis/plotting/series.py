@@ -96,20 +96,23 @@ def published_curve(published: PublishedCurve, key: str) -> MeanCurve:
     return average_curves([curve])
 
 
+SCORE = "score"  # the key of a panel: of each run the metric that is its score
 TRAINING_LOSS = PanelSpec("train_loss", "Training loss")
 
 
 def with_panels(figure: FigureSpec, results: Mapping[CellSpec, CellResults]) -> FigureSpec:
-    """Return a figure with panels: if it names none, the training loss, and the score of its runs
-    (of the first ones, where they have several)."""
+    """Return a figure with panels; by default those of the training loss and of the score."""
     if figure.panels:
         return figure
-    scores = [found.score for found in results.values() if found.n]
+    scores = {found.score for found in results.values() if found.n}
     panels = [TRAINING_LOSS] if not scores or _has_loss(results) else []
-    if scores:
-        label = scores[0].name.replace("_", " ").capitalize()
-        panels.append(PanelSpec(scores[0].name, label, scores[0].unit))
-    return replace(figure, panels=tuple(panels))
+    if len(scores) == 1:
+        (score,) = scores
+        panels.append(PanelSpec(SCORE, score.name.replace("_", " ").capitalize(), score.unit))
+    elif scores:  # of several tasks
+        (unit,) = units if len(units := {score.unit for score in scores}) == 1 else [""]
+        panels.append(PanelSpec(SCORE, "Score", unit))
+    return replace(figure, panels=tuple(panels), own_limits=len(scores) > 1)
 
 
 def _has_loss(results: Mapping[CellSpec, CellResults]) -> bool:
@@ -141,7 +144,10 @@ def cell_curves(panels: Sequence[PanelSpec], results: Mapping[CellSpec, CellResu
 
 def _of_cell(panels: Sequence[PanelSpec], found: CellResults) -> dict[str, MeanCurve]:
     keys = [key for panel in panels for key in (panel.key, panel.final) if key]
-    curves = {key: average_curves(list(found.curves(key).values())) for key in keys}
+    curves = {
+        key: average_curves(list(found.curves(found.score.name if key == SCORE else key).values()))
+        for key in keys
+    }
     for panel in panels:
         if not curves[panel.key]:
             folder = found.records[0].folder.parent

@@ -193,7 +193,9 @@ class GroupSpec:
 class FigureSpec:
     """A panel for every metric and group; ``across`` says which stand side by side.
 
-    ``draw``: the dotted name of a function that draws a figure which has no learning curves.
+    Without ``panels``, those of the training loss and of the score are drawn. ``own_limits``: each
+    group has its own, as where groups are different tasks. ``draw``: the dotted name of a function
+    that draws a figure which has no learning curves.
     """
 
     name: str
@@ -201,6 +203,7 @@ class FigureSpec:
     panels: tuple[PanelSpec, ...]
     groups: tuple[GroupSpec, ...]
     across: Literal["panels", "groups"] = "panels"
+    own_limits: bool = False
     draw: str | None = None
 
     def curves(self) -> list[CurveSpec]:

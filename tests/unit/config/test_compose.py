@@ -45,7 +45,7 @@ ERRORS = {
     "search=optuna": "search is added with +: +search=optuna (a search",
     "task@x=mnist": "unknown setting task@x",
     "study=paper": "study is nothing to train; scripts/table.py reads it",
-    "+study=paper": "configs/study/paper.yaml has an unknown setting: study",
+    "+study=lrd_paper": "configs/study/lrd_paper.yaml has an unknown setting: study",
     "~arm": "~arm: nothing to remove, no arm is chosen",
     "+task=mnist": "task is chosen without +: task=mnist",
     "++task=mnist": "task is chosen without +: task=mnist",
