@@ -262,7 +262,7 @@ def test_the_examples_of_ones_own_parts_run(
     monkeypatch.syspath_prepend(str(tmp_path))
     for command in commands_of(ROOT / "docs" / page):
         _, script, *arguments = shlex.split(command)
-        small = ["train.epochs=1"]
+        small = ["train.epochs=1", "train.max_steps=2"]
         if "+experiment=lion_adam" in arguments:
             small += ["seed=0,1"]
         if script == f"{module}.py":
@@ -272,4 +272,4 @@ def test_the_examples_of_ones_own_parts_run(
             assert run([*arguments, *small], monkeypatch) == 0, command
         else:
             reader = import_module(script.removesuffix(".py").replace("/", "."))
-            assert reader.main([*arguments, *small[:1]]) == 0, command
+            assert reader.main([*arguments, *small[:2]]) == 0, command
