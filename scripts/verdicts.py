@@ -1,9 +1,10 @@
-"""Judge each claim of the paper from the runs, by the rules of configs/study/paper.yaml.
+"""Judge each claim of the paper from the runs, by the rules of its study.
 
     python scripts/verdicts.py
     python scripts/verdicts.py scale=0.1          from runs of a tenth of the paper's epochs
 
-Trains nothing. Each claim is confirmed, not confirmed, contradicted, or has not enough data.
+Trains nothing. A claim is supported; its opposite is found; it has no effect of a size that counts;
+it is undecided; or there are not enough runs.
 """
 
 import sys
@@ -20,10 +21,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_intermixed_args(arguments)
 
     def body() -> None:
+        from lrd.analysis.claims.verdicts import judge_claims, missing_seed_commands
         from lrd.analysis.frames import RunFrames
         from lrd.analysis.matching import with_run_dir
         from lrd.analysis.studies import read_study
-        from lrd.analysis.verdicts import judge_claims
 
         study = read_study(args.claims) if args.claims else None
         verdicts = judge_claims(RunFrames(args.runs), args.overrides, study)
@@ -32,10 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for verdict in verdicts:
             claim = verdict.claim
             print(f"{claim.name:4}{verdict.status.upper()}: {claim.says} ({claim.where})")
-            print(textwrap.indent(textwrap.fill(verdict.explanation, 95), "    "))
-        if missing := dict.fromkeys(name for verdict in verdicts for name in verdict.missing):
-            given = " ".join(with_run_dir(args.runs, args.overrides))
-            lines = [f"python run.py -m +experiment={name} {given}".rstrip() for name in missing]
+            for part in verdict.parts:
+                text = f"{part.status}: {part.explanation}"
+                print(textwrap.fill(text, 95, initial_indent="    - ", subsequent_indent="      "))
+        given = with_run_dir(args.runs, args.overrides)
+        if lines := missing_seed_commands(verdicts, given):
             print("\nTo run the missing seeds:", *lines, sep="\n  ", file=sys.stderr)
 
     return run_command(body)

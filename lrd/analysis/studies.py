@@ -7,14 +7,14 @@ overrides. The files say what exists; this module knows no particular study.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from lrd.analysis.claims.specs import CellSpec, Claim, read_claims
 from lrd.config.compose import CONFIGS, require_checkout
 
 if TYPE_CHECKING:
@@ -23,25 +23,6 @@ if TYPE_CHECKING:
 Spec = TypeVar("Spec")
 STUDIES = CONFIGS / "study"
 LineStyle = str | tuple[float, tuple[float, ...]]  # matplotlib's: a name, or offset and dashes
-Direction = Literal["rise", "fall", "no_rise", "no_fall"]
-Combination = Literal["each", "pooled", "most"]
-# Of a measure: what it is of its metrics, and the unit of a difference.
-MEASURES = {
-    "final": ("{} of the last epoch", ""),
-    "mean": ("mean {} over the epochs", ""),
-    "gap": ("{} of the last epoch", ""),
-    "reach": ("epochs until the base's last {}", "% of the run"),
-    "seconds": ("seconds of training an epoch", "%"),
-}
-
-
-@dataclass(frozen=True)
-class CellSpec:
-    """One configuration: the overrides that compose it, and the value that the paper prints."""
-
-    experiment: str
-    overrides: tuple[str, ...]
-    paper: float | None = field(default=None, compare=False)
 
 
 class RowSpec(NamedTuple):
@@ -165,54 +146,12 @@ class FigureSpec:
 
 
 @dataclass(frozen=True)
-class Measure:
-    """One of MEASURES, of the metrics named ``keys``."""
-
-    name: str
-    keys: tuple[str, ...] = ()
-
-    @property
-    def unit(self) -> str:
-        return MEASURES[self.name][1]
-
-    def __str__(self) -> str:
-        metrics = " minus ".join(key.replace("_", " ") for key in self.keys)
-        return MEASURES[self.name][0].format(metrics)
-
-
-@dataclass(frozen=True)
-class Rule:
-    """What the comparisons of a measure must do, by at least ``smallest``; see paper.yaml."""
-
-    measure: Measure
-    must: Direction
-    smallest: float
-    together: Combination
-    pairs: tuple[tuple[CellSpec, CellSpec], ...]
-
-    def __str__(self) -> str:
-        how = self.must.replace("_", " ")
-        unit = f" {self.measure.unit}".rstrip()
-        joined = {"each": "each by itself", "pooled": "pooled", "most": "at least 80 % of them"}
-        return f"{self.measure}: {how} by {self.smallest:g}{unit} or more, {joined[self.together]}"
-
-
-@dataclass(frozen=True)
-class Claim:
-    name: str
-    says: str
-    where: str
-    rules: tuple[Rule, ...]
-
-
-@dataclass(frozen=True)
 class Catalog:
-    """Tables, figures and claims by name; ``seeds``: how many a comparison of a claim takes."""
+    """Tables and figures by name, and claims."""
 
     tables: Mapping[str, TableSpec]
     figures: Mapping[str, FigureSpec]
     claims: tuple[Claim, ...]
-    seeds: int
 
     def table(self, name: str) -> TableSpec:
         """Raises ValueError, in one line, for an unknown name."""
@@ -238,7 +177,6 @@ def read_catalog() -> Catalog:
         {name: table for study in found for name, table in study.tables.items()},
         {name: figure for study in found for name, figure in study.figures.items()},
         tuple(claim for study in found for claim in study.claims),
-        max(study.seeds for study in found),
     )
 
 
@@ -248,11 +186,7 @@ def read_study(path: Path) -> Catalog:
         content: Any = OmegaConf.to_container(OmegaConf.load(path))
         tables = {n: _table(n, **t) for n, t in content.get("tables", {}).items()}
         figures = {n: _figure(n, tables, **f) for n, f in content.get("figures", {}).items()}
-        claims = [
-            Claim(name, c["says"], c["where"], tuple(_rule(name, part) for part in c["parts"]))
-            for name, c in content.get("claims", {}).items()
-        ]
-        seeds = int(content["seeds"]) if claims else 0
+        claims = read_claims(content.get("claims", {}))
     except (
         *(OSError, YAMLError, OmegaConfBaseException),
         *(KeyError, TypeError, AttributeError, IndexError),
@@ -261,7 +195,7 @@ def read_study(path: Path) -> Catalog:
         raise ValueError(
             f"{path} must be as {STUDIES.name}/paper.yaml: {what or error!r}"
         ) from error
-    return Catalog(tables, figures, tuple(claims), seeds)
+    return Catalog(tables, figures, claims)
 
 
 def _table(
@@ -351,42 +285,3 @@ def read_published(published: PublishedCurve) -> "DataFrame":
     found = _read_csv(published.file)
     means = {metric: found[name] / published.batches for metric, name in published.sums.items()}
     return found.assign(**means)
-
-
-def _rule(claim: str, part: Mapping[str, Any]) -> Rule:
-    given, must = part["measure"], part["must"]
-    measure, keys = next(iter(given.items())) if isinstance(given, dict) else (given, ())
-    keys = (keys,) if isinstance(keys, str) else tuple(keys)
-    together, smallest = part.get("together", "each"), part["smallest"]
-    for name, value, options in (
-        ("measure", measure, tuple(MEASURES)),
-        ("must", must, get_args(Direction)),
-        ("together", together, get_args(Combination)),
-    ):
-        if value not in options:
-            raise ValueError(f"{claim}: {name} must be one of {', '.join(options)}, got {value}")
-    if not isinstance(smallest, int | float) or smallest <= 0:
-        raise ValueError(f"{claim}: smallest must be above 0, got {smallest}")
-    pairs = tuple(pair for entry in part["pairs"] for pair in _pairs(entry))
-    return Rule(Measure(measure, keys), must, float(smallest), together, pairs)
-
-
-def _pairs(entry: Mapping[str, Any]) -> Iterator[tuple[CellSpec, CellSpec]]:
-    """Yield every pair of cells of an entry: experiments times the values of ``over``.
-
-    A setting of ``over`` goes to both cells unless ``from`` or ``to`` names it too; one that is
-    called ``from.SETTING`` goes to the first alone.
-    """
-    over = entry.get("over", {})
-    for experiment, *values in product(entry["experiment"], *over.values()):
-        chosen = dict(zip(over, values, strict=True))
-        both = {name: v for name, v in chosen.items() if not name.startswith("from.")}
-        first = {n.removeprefix("from."): v for n, v in chosen.items() if n.startswith("from.")}
-        base = _overrides(both | first, entry["from"])
-        other = _overrides(both, entry.get("to", ()))
-        yield CellSpec(experiment, base), CellSpec(experiment, other)
-
-
-def _overrides(swept: Mapping[str, Any], given: Sequence[str]) -> tuple[str, ...]:
-    named = {override.partition("=")[0] for override in given}
-    return (*(f"{name}={value}" for name, value in swept.items() if name not in named), *given)

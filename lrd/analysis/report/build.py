@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from lrd.analysis.claims.verdicts import Verdict, judge_claims
 from lrd.analysis.frames import RunFrames
 from lrd.analysis.matching import title_with_overrides, with_run_dir
 from lrd.analysis.plotting.figure import draw_figure
@@ -16,7 +17,6 @@ from lrd.analysis.report.sections import Section, build_section, summarize_runs
 from lrd.analysis.report.tables import build_grid
 from lrd.analysis.studies import FigureSpec, TableSpec, read_catalog
 from lrd.analysis.tables import table_parts
-from lrd.analysis.verdicts import Verdict, judge_claims
 
 
 @dataclass(frozen=True)
