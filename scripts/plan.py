@@ -1,4 +1,5 @@
-"""Print how much of an experiment is done, and how long the rest takes. Trains nothing.
+"""Print how much of an experiment is done, how long the rest takes, and the seeds that the claims
+which read it need. Trains nothing.
 
     python scripts/plan.py table2
     python scripts/plan.py table1_mnist scale=0.15 seed=0,1
@@ -18,13 +19,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = build_parser(__doc__, "experiment").parse_intermixed_args(arguments)
 
     def body() -> None:
+        from lrd.analysis import planning
         from lrd.analysis.frames import RunFrames
         from lrd.analysis.matching import title_with_overrides
-        from lrd.analysis.planning import plan_experiment, plan_report, timing_commands
 
-        plan = plan_experiment(args.experiment, RunFrames(args.runs), args.overrides)
-        print(plan_report(title_with_overrides(args.experiment, args.overrides), plan))
-        if commands := timing_commands(plan):
+        plan = planning.plan_experiment(args.experiment, RunFrames(args.runs), args.overrides)
+        print(planning.plan_report(title_with_overrides(args.experiment, args.overrides), plan))
+        if claims := planning.claims_report(args.experiment, plan):
+            print(f"\n{claims}")
+        if commands := planning.timing_commands(plan):
             print("\nTo time an epoch of the others:", *commands, sep="\n  ", file=sys.stderr)
 
     return run_command(body)

@@ -142,11 +142,7 @@ def test_a_tables_numbers_are_the_runs_and_stand_beside_the_papers(
     assert difference[:2] == ["digits, FCNet, adam", "3"]
     assert difference[2:4] == [f"{mean:+.2f}", f"{mean - width:+.2f} to {mean + width:+.2f}"]
     assert difference[heads.index("paper")] == "+0.75"
-    assert (
-        difference[heads.index("p (sign flip)")]
-        == difference[heads.index("smallest p")]
-        == "0.2500"
-    )
+    assert "p (sign flip)" not in heads  # three pairs cannot attain less than 0.25
 
 
 def test_how_a_study_was_made_and_what_fills_it(tmp_path: Path, write: Written):
