@@ -1,4 +1,4 @@
-"""Print how much of a study is done, and how long the rest takes. Trains nothing.
+"""Print how much of a study is done, how long the rest takes, and the seeds that claims need.
 
     python scripts/plan.py table2
     python scripts/plan.py table1_mnist scale=0.15 seed=0,1
@@ -18,20 +18,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = study_parser(__doc__).parse_intermixed_args(arguments)
 
     def body() -> None:
+        from lrd.analysis import planning
         from lrd.analysis.matching import title_with_overrides
-        from lrd.analysis.planning import plan_experiment, plan_report, timing_commands
         from lrd.analysis.studies.find import find_study
 
         request = StudyRequest(args)
         frames = request.frames()
         names = [name for each in request.names for name in find_study(each)[0].experiments]
         plans = {
-            name: plan_experiment(name, frames, request.given) for name in dict.fromkeys(names)
+            name: planning.plan_experiment(name, frames, request.given)
+            for name in dict.fromkeys(names)
         }
-        titles = {name: title_with_overrides(name, request.given) for name in plans}
-        print("\n\n".join(plan_report(titles[name], plan) for name, plan in plans.items()))
+        reports = []
+        for name, plan in plans.items():
+            title = title_with_overrides(name, request.given)
+            parts = [planning.plan_report(title, plan), planning.claims_report(name, plan)]
+            reports += filter(None, parts)
+        print("\n\n".join(reports))
         everything = [cell for plan in plans.values() for cell in plan]
-        if commands := timing_commands(everything):
+        if commands := planning.timing_commands(everything):
             print("\nTo time an epoch of the others:", *commands, sep="\n  ", file=sys.stderr)
 
     return run_command(body, args)

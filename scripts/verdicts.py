@@ -4,8 +4,9 @@
     python scripts/verdicts.py C9                 one of them
     python scripts/verdicts.py scale=0.1          from runs of a tenth of the paper's epochs
 
-NAME is a study (a file in study/) or one of its claims. Trains nothing. Each claim is confirmed,
-not confirmed, contradicted, or has not enough data.
+NAME is a study (a file in study/) or one of its claims. Trains nothing. A claim is supported; its
+opposite is found; it has no effect of a size that counts; it is undecided; or there are not enough
+runs.
 """
 
 import sys
@@ -19,8 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = study_parser(__doc__).parse_intermixed_args(arguments)
 
     def body() -> None:
-        from lrd.analysis.resolve import run_line
-        from lrd.analysis.verdicts import judge_claims
+        from lrd.analysis.claims.verdicts import judge_claims, missing_seed_commands
 
         request = StudyRequest(args, default="lrd_paper")
         frames, verdicts = request.frames(), []
@@ -33,10 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for verdict in verdicts:
             claim = verdict.claim
             print(f"{claim.name:4}{verdict.status.upper()}: {claim.says} ({claim.where})")
-            print(textwrap.indent(textwrap.fill(verdict.explanation, 95), "    "))
-        if missing := dict.fromkeys(name for verdict in verdicts for name in verdict.missing):
-            given = request.run_overrides(request.overrides)
-            lines = [run_line([f"+experiment={name}", *given]) for name in missing]
+            for part in verdict.parts:
+                text = f"{part.status}: {part.explanation}"
+                print(textwrap.fill(text, 95, initial_indent="    - ", subsequent_indent="      "))
+        given = request.run_overrides(request.overrides, seeds=False)
+        if lines := missing_seed_commands(verdicts, given):
             print("\nTo run the missing seeds:", *lines, sep="\n  ", file=sys.stderr)
 
     return run_command(body, args)

@@ -18,6 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lrd.analysis.claims.verdicts import judge_claims as judge_claims
     from lrd.analysis.comparison import compare as compare
     from lrd.analysis.comparison import level_table as level_table
     from lrd.analysis.comparison import pair_arms as pair_arms
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from lrd.analysis.studies.find import find_study as find_study
     from lrd.analysis.tables import cells_frame as cells_frame
     from lrd.analysis.tables import table_parts as table_parts
-    from lrd.analysis.verdicts import judge_claims as judge_claims
 
 _MODULES = {
     "RunFrames": "frames",
@@ -50,7 +50,7 @@ _MODULES = {
     "level_table": "comparison",
     "cells_frame": "tables",
     "table_parts": "tables",
-    "judge_claims": "verdicts",
+    "judge_claims": "claims.verdicts",
     "plan_experiment": "planning",
 }
 __all__ = list(_MODULES)  # pyright: ignore[reportUnsupportedDunderAll]

@@ -169,6 +169,17 @@ class Comparison:
         return PairedDifferences(tuple(self.differences.values()))
 
     @property
+    def correlation(self) -> float | None:
+        """Pearson's r of the arms' scores over the seeds; None below three pairs or without spread.
+
+        Pairing by seed shortens the interval only where it is well above 0.
+        """
+        base, other = (arm.scores.loc[list(self.seeds)] for arm in (self.base, self.other))
+        if self.n < 3 or not self.effect.is_finite or base.nunique() < 2 or other.nunique() < 2:
+            return None
+        return float(np.corrcoef(base, other)[0, 1])
+
+    @property
     def paper(self) -> float | None:
         """The same difference as the paper prints it; None where it prints none."""
         base, other = self.base.cell.paper, self.other.cell.paper

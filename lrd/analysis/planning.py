@@ -1,4 +1,4 @@
-"""How much of an experiment is done, and how long the rest takes.
+"""How much of an experiment is done, how long the rest takes, and the seeds that claims need.
 
 Times are for one run at a time, from the epochs that runs have logged: the median of the
 configuration's own epochs, else of runs of the same data, task, model and optimizer. Failed runs
@@ -13,9 +13,11 @@ from typing import Any
 
 import pandas as pd
 
+from lrd.analysis.claims.verdicts import planned_power, printed_values
 from lrd.analysis.frames import RunFrames
 from lrd.analysis.render import align
 from lrd.analysis.resolve import Resolved, expand_sweep, resolve, run_line, setting_name
+from lrd.analysis.studies import all_studies
 
 STATES = ("finished", "running", "partial", "failed", "not begun")
 # What the time of an epoch depends on, besides the machine.
@@ -153,6 +155,35 @@ def plan_report(title: str, plan: Sequence[PlannedCell]) -> str:
     measured = [f"epochs measured on {'; '.join(where)}"] if where else []
     runs = f"{states.total()} runs: {total}"
     return "\n".join([title, "", *align(lines), "", runs, to_go, *measured])
+
+
+def claims_report(experiment: str, plan: Sequence[PlannedCell]) -> str:
+    """Return how many seeds the claims that read an experiment need; empty if no claim reads it.
+
+    The chance is that of the rule at its n if the effect is the one it is planned for.
+    """
+    studies = all_studies()
+    printed = printed_values(studies)
+    asked = set.intersection(*(set(cell.seeds) for cell in plan))
+    lines, most = [["claim", "rule", "n", "chance", "for"]], 0
+    for claim in (claim for study in studies for claim in study.claims):
+        for rule in claim.rules:
+            if experiment not in {cell.experiment for pair in rule.pairs for cell in pair.cells}:
+                continue
+            chance = f"{planned_power(rule, printed):.2f}"
+            effect = "the paper's numbers" if rule.expect is None else f"{rule.expect:+g}"
+            lines.append([claim.name, str(rule), str(rule.n), chance, f"{effect}, sd {rule.sd:g}"])
+            if not set(range(rule.n)) <= asked:
+                most = max(most, rule.n)
+    if len(lines) == 1:
+        return ""
+    text = ["Seeds that the claims need (0 to n - 1), and the chance that these support a claim"]
+    text += ["whose true effect is as given, with that standard deviation of paired differences"]
+    text += align(lines, left=2)
+    if most:
+        command = run_line([f"+experiment={experiment}", f"seed=range(0,{most})"])
+        text += ["", f"{len(asked)} seeds are asked for here; all that the claims need:", command]
+    return "\n".join(text)
 
 
 def _label(cell: PlannedCell, plan: Sequence[PlannedCell]) -> str:

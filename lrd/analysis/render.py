@@ -22,7 +22,7 @@ from lrd.analysis.comparison import (
 )
 from lrd.analysis.frames import distinguishing_settings, plain_frame
 from lrd.analysis.matching import title_with_overrides
-from lrd.analysis.statistics import PAIRS_LIMIT, Interval, Pooled, pool
+from lrd.analysis.statistics import FEW, PAIRS_LIMIT, Interval, Pooled, pool
 from lrd.config.fingerprint import diff_identities
 from lrd.runs.store import Run
 
@@ -241,7 +241,9 @@ def _score_lines(table: Comparisons, arms: tuple[str, str]) -> list[str]:
         arms[0]: lambda row: format_number(row.base),
         arms[1]: lambda row: format_number(row.other),
     }
-    columns = {"n": EFFECT["n"], **means, **EFFECT, **SIGN_FLIP}
+    columns = {"n": EFFECT["n"], **means, **EFFECT}
+    if any(found.n >= FEW for found in table.values()):
+        columns |= SIGN_FLIP
     title = f"Score at the final epoch ({', '.join(dict.fromkeys(names))})"
     lines = [title, *_frame_lines(score_table(table), columns)]
     everything = pool_comparisons(list(table.values()))
@@ -257,11 +259,11 @@ def _pooled_lines(found: Pooled) -> list[str]:
     effect = found.effect
     of = f"{found.by_cell.n} of {found.cells}" if found.by_cell.n < found.cells else found.cells
     p = "sd = 0" if effect.sd == 0 else format_p(effect.p_t)
+    flips = f", p (sign flip) {format_p(effect.p_permutation)}" if effect.n >= FEW else ""
     return [
         f"mean of {of} configurations, n = {effect.n} seeds: "
         f"{format_number(effect.mean, '+z.3f')}, 95 % interval {format_interval(effect.interval)}, "
-        f"p (t) {p}, p (sign flip) {format_p(effect.p_permutation)}, "
-        f"smallest attainable {format_number(effect.smallest_p, '.2g')}",
+        f"p (t) {p}{flips}",
         "  95 % interval for new seeds and new configurations (mixed effects): "
         f"{format_interval(found.mixed_effects_interval)}",
     ]
@@ -311,19 +313,29 @@ def _level_lines(key: str, table: Comparisons, pools: bool = True) -> list[str]:
 
 
 def _sample_size_lines(table: Comparisons, gap: float | None) -> list[str]:
-    """Return how many seeds the standard deviation of the pairs asks for."""
-    rows = [["", "n", "gap", "sd", "95 % interval of sd", "power of n", "seeds", "their interval"]]
+    """Return the spread of the pairs, their correlation, and the seeds that they ask for.
+
+    Fewer than FEW pairs do not know their spread well enough to plan by it.
+    """
+    rows = [
+        ["", "n", "r of the pairs", "sd", "95 % interval of sd", "gap", "seeds", "their interval"]
+    ]
     for name, found in table.items():
-        if plan := found.plan(gap):
-            sd, bounds = format_number(plan.sd), format_interval(plan.bounds, ".3f")
-            rows += [[name, str(plan.n), format_number(plan.gap, "+.2f"), sd, bounds]]
+        if not found.n:
+            continue
+        bounds = format_interval(found.effect.sd_interval(0.95), ".3f")
+        r, sd = format_number(found.correlation, "+.2f"), format_number(found.effect.sd)
+        plan, texts = found.plan(gap), [DASH, DASH, DASH]
+        if plan:
+            texts[0] = format_number(plan.gap, "+.2f")
+        if plan and plan.n >= FEW:
             ends = " to ".join(map(format_pairs, plan.pairs_range))
-            rows[-1] += [format_number(plan.power, ".2f"), format_pairs(plan.pairs), ends]
+            texts[1:] = [format_pairs(plan.pairs), ends]
+        rows += [[name, str(found.n), r, sd, bounds, *texts]]
     what = "the paper's gap" if gap is None else f"a difference of {gap:g}"
-    lines = [f"Seeds that would show {what} 4 times out of 5 (two-sided, 5 %)"]
-    if len(rows) == 1:
-        return [*lines, "unknown: it takes a gap (--gap) and two pairs that differ"]
-    return [*lines, *align(rows)]
+    title = f"Spread of the pairs, and seeds that would show {what} 4 times out of 5"
+    note = f"seeds are given from {FEW} pairs on, since fewer do not know their spread"
+    return [title, *align(rows), *([note] if any(0 < c.n < FEW for c in table.values()) else [])]
 
 
 def equivalence_report(pairs: Sequence[ArmPair], margin: float) -> str:
@@ -349,7 +361,11 @@ def _equivalence_lines(found: Comparison, margin: float) -> list[str]:
     effect = found.effect
     p, interval = effect.equivalence_p(margin), effect.t_interval(0.95)
     if p is None or interval is None or effect.mean is None:
-        why = "a score is not finite" if found.n > 1 else f"2 pairs are needed, got {found.n}"
+        why = "a score is not finite"
+        if found.n < 2:
+            why = f"2 pairs are needed, got {found.n}"
+        elif effect.sd == 0:
+            why = f"all {found.n} differences are {effect.mean:+.3f}, and no spread shows nothing"
         return [f"not shown: {why}"]
     smallest, largest = min(effect.values), max(effect.values)
     lines = [

@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from lrd.analysis.studies.spec import CellSpec
 from lrd.config.compose import (
     CONFIGS,
     compose,
@@ -34,6 +33,15 @@ from lrd.config.fingerprint import fingerprint, identity
 from lrd.config.schema import Config
 
 NUMBERS = {f.name for f in fields(Config) if f.type in (int, float)}  # settings without a group
+
+
+@dataclass(frozen=True)
+class CellSpec:
+    """One configuration: the overrides that compose it, and the value that was published of it."""
+
+    experiment: str
+    overrides: tuple[str, ...]
+    paper: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

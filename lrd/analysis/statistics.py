@@ -20,6 +20,7 @@ EXACT = 20  # up to so many pairs all 2^n sign flips are counted
 RESAMPLES = 99_999
 ROUNDING = 1e-9  # relative: the last digits that the subtraction of two scores may leave
 PAIRS_LIMIT = 1000  # above which no number of pairs is given
+FEW = 8  # pairs, below which a permutation test or a plan by their own spread says nothing
 
 
 def half_width(samples: Any, level: float = 0.95) -> Any:
@@ -97,15 +98,13 @@ class PairedDifferences:
         """Return the larger p of the t tests against mean <= -margin and mean >= margin
         (Schuirmann, 1987).
 
-        Below 0.05 exactly where the 90 % interval lies inside +-margin; 0 or 1 where all
-        differences are the same.
+        Below 0.05 exactly where the 90 % interval lies inside +-margin. None where all differences
+        are the same: without spread they show nothing.
         """
         from statsmodels.stats.weightstats import DescrStatsW
 
-        if self.mean is None or self.sd is None:
-            return None
         if not self.sd:
-            return 0.0 if abs(self.mean) < margin else 1.0
+            return None
         return float(DescrStatsW(self.values).ttost_mean(-margin, margin)[0])
 
     def pairs_for_equivalence(self, margin: float, aim: float = 0.8) -> int | None:
@@ -141,21 +140,16 @@ class PairedDifferences:
 
 @dataclass(frozen=True)
 class SampleSize:
-    """What ``n`` pairs and their standard deviation say about showing a true difference ``gap``.
+    """How many pairs of the standard deviation of ``n`` pairs show a true difference ``gap``.
 
     ``bounds``: the 95 % interval of the standard deviation. At n = 3 its upper end is 12 times its
-    lower one: a number of seeds planned from three is uncertain, as ``pairs_range`` shows.
+    lower one: a number of seeds planned from three says nothing, as ``pairs_range`` shows.
     """
 
     gap: float
     n: int
     sd: float
     bounds: Interval
-
-    @property
-    def power(self) -> float:
-        """The chance that these n pairs had of showing the gap."""
-        return power(self.n, self.gap, self.sd)
 
     @property
     def pairs(self) -> int | None:

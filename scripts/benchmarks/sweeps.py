@@ -15,7 +15,7 @@ _ROOT = Path(__file__).resolve().parents[2]
 # What idle threads of GNU's OpenMP do by default, where OMP_WAIT_POLICY is not set: spin so often.
 _SPINNING = {"GOMP_SPINCOUNT": "300000"}
 
-Starts = tuple[Mapping[str, str], list[list[str]]]
+Commands = tuple[Mapping[str, str], list[list[str]]]
 
 
 def measure_sweeps(options: Options) -> Iterator[BenchmarkTable]:
@@ -23,7 +23,7 @@ def measure_sweeps(options: Options) -> Iterator[BenchmarkTable]:
     epochs = f"train.epochs={1 if options.quick else 60}"
     sweep = ["-m", epochs, "seed=0,1" if options.quick else "seed=0,1,2,3"]
     # per row: the environment, and the arguments of each process that starts at once
-    in_turn: Starts = ({}, [sweep])
+    in_turn: Commands = ({}, [sweep])
     rows = {"in turn": in_turn, "+cluster=local": ({}, [[*sweep, "+cluster=local"]])}
     if options.quick:
         yield _table("two runs of a sweep", rows, {}, rounds=1)
@@ -38,7 +38,7 @@ def measure_sweeps(options: Options) -> Iterator[BenchmarkTable]:
 
 
 def _table(
-    title: str, rows: Mapping[str, Starts], most: Mapping[str, float], rounds: int
+    title: str, rows: Mapping[str, Commands], most: Mapping[str, float], rounds: int
 ) -> BenchmarkTable:
     samples: dict[str, list[float]] = {label: [] for label in rows}
     for _ in range(rounds):

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from lrd.analysis.claims.verdicts import Verdict, judge_claims
 from lrd.analysis.frames import RunFrames
 from lrd.analysis.matching import title_with_overrides, with_run_dir
 from lrd.analysis.plotting.figure import draw_figure
@@ -17,7 +18,6 @@ from lrd.analysis.report.tables import build_grid
 from lrd.analysis.studies import FigureSpec, TableSpec
 from lrd.analysis.studies.find import find_study, tables_of
 from lrd.analysis.tables import table_parts
-from lrd.analysis.verdicts import Verdict, judge_claims
 
 
 @dataclass(frozen=True)

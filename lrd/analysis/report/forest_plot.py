@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from lrd.analysis.verdicts import RuleResult
+from lrd.analysis.claims.verdicts import RuleResult
 
 WIDTH = 180  # of a drawing, in units of its SVG
 MAX_RATIO = 8  # an interval is cut at this multiple of the largest mean
@@ -73,14 +73,14 @@ def rule_estimates(result: RuleResult) -> tuple[list[Estimate], AxisScale]:
     where the rule expects the effect. Intervals of too few pairs, which decide nothing, do not
     extend the axis.
     """
-    rule = result.rule
-    threshold = rule.smallest if rule.must in ("rise", "no_rise") else -rule.smallest
-    digits = max(0, 1 - math.floor(math.log10(rule.smallest)))
+    must, smallest = result.rule.criterion.must, result.rule.criterion.smallest
+    threshold = -smallest if must in ("fall", "no_fall") else smallest
+    digits = max(0, 1 - math.floor(math.log10(smallest)))
     found = result.comparisons
     estimates = [Estimate(c.label, c.n, c.mean, c.low, c.high, digits, c.status) for c in found]
-    ends = [end for c in found if c.enough for end in (c.low, c.high)]
+    ends = [end for c in found if c.status != "not enough runs" for end in (c.low, c.high)]
     if result.pooled is not None:
-        pooled = Estimate("pooled", None, *result.pooled, digits, result.status, is_pooled=True)
+        pooled = Estimate("mean", None, *result.pooled, digits, result.status, is_pooled=True)
         estimates.append(pooled)
         ends += result.pooled
     return estimates, fit_axis([c.mean for c in found], ends, threshold)

@@ -10,6 +10,8 @@ from urllib.parse import quote
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from lrd.analysis.claims.rules import STATUSES
+from lrd.analysis.claims.verdicts import missing_seed_commands
 from lrd.analysis.render import format_p
 from lrd.analysis.report.forest_plot import rule_estimates
 from lrd.analysis.report.sections import pluralize
@@ -17,7 +19,6 @@ from lrd.analysis.report.sections import pluralize
 HERE = Path(__file__).parent
 DEVIATIONS = Path(__file__).parents[3] / "docs" / "deviations.md"
 HEADING = "Deviations from the paper"
-STATUSES = ("confirmed", "contradicted", "not confirmed", "not enough data")
 _SECTION = re.compile(rf"^#+ ({HEADING}[^\n]*)\n(.*?)(?=^#+ |\Z)", re.MULTILINE | re.DOTALL)
 _CODE = re.compile(r"`([^`]+)`")
 _BOLD = re.compile(r"\*\*([^*]+)\*\*")
@@ -42,6 +43,7 @@ def render(**shown: Any) -> str:
     environment.filters |= {
         "fixed": lambda value, digits=2: "" if value is None else f"{value:.{digits}f}",
         "format_p": format_p,
+        "missing_seed_commands": missing_seed_commands,
         "link": lambda path: "./" + quote(path),  # never a scheme, whatever the first directory is
         "pluralize": pluralize,
         "rule_estimates": rule_estimates,

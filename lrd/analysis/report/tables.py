@@ -6,9 +6,8 @@ from typing import Any
 
 from lrd.analysis.comparison import Comparison, compare, pool_comparisons, score_table
 from lrd.analysis.matching import CellResults
-from lrd.analysis.render import format_pairs
 from lrd.analysis.report.forest_plot import AxisScale, Estimate, fit_axis
-from lrd.analysis.statistics import SampleSize
+from lrd.analysis.statistics import FEW
 from lrd.analysis.studies import CellSpec, TableSpec
 from lrd.analysis.tables import LINES, shown_lines
 
@@ -35,12 +34,11 @@ class Grid:
 
 @dataclass(frozen=True)
 class Contrast:
-    """A difference with p values corrected over the table, and the seeds that it would take."""
+    """A difference with p values corrected over the table."""
 
     estimate: Estimate
     paper: float | None
-    p_values: Sequence[float | None]  # t, Holm, sign flip, smallest attainable, Holm
-    seeds: str
+    p_values: Sequence[float | None]  # t, Holm; with enough pairs also sign flip, Holm
 
 
 @dataclass(frozen=True)
@@ -74,25 +72,18 @@ def build_contrasts(table: TableSpec, results: Mapping[CellSpec, CellResults]) -
         return None
     scores = score_table(dict(named))
     scores = scores.astype(object).where(scores.notna(), None)
-    rows = []
+    rows, flips = [], any(found.n >= FEW for _, found in named)
     for (label, found), row in zip(named, scores.itertuples(), strict=True):
         numbers: Any = row
         estimate = Estimate(label, found.n, numbers.difference, numbers.low, numbers.high, DIGITS)
-        tests = (numbers.p_t, numbers.p_t_holm, numbers.p_permutation, numbers.smallest_p)
-        seeds = _format_sample_size(found.plan())
-        rows.append(Contrast(estimate, found.paper, (*tests, numbers.p_permutation_holm), seeds))
+        tests = [numbers.p_t, numbers.p_t_holm]
+        if flips:
+            tests += [numbers.p_permutation, numbers.p_permutation_holm]
+        rows.append(Contrast(estimate, found.paper, tests))
     estimates = [row.estimate for row in rows]
     ends = [end for e in estimates if (e.n or 0) > 2 for end in (e.low, e.high)]
     pooled = _pool([found for _, found in named]) if len(table.contrasts) == 1 else None
     return Contrasts(rows, len(pairs), pooled, fit_axis([e.mean for e in estimates], ends))
-
-
-def _format_sample_size(plan: SampleSize | None) -> str:
-    """Return how many seeds show the paper's difference 4 times out of 5, with its interval."""
-    if plan is None:
-        return ""
-    fewest, most = map(format_pairs, plan.pairs_range)
-    return f"{format_pairs(plan.pairs)} ({fewest} to {most})"
 
 
 def _pool(found: Sequence[Comparison]) -> Estimate | None:

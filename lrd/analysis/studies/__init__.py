@@ -3,15 +3,12 @@
 ``find.py`` says what a name on a command line stands for.
 """
 
-from lrd.analysis.studies.claims import Claim as Claim
-from lrd.analysis.studies.claims import Measure as Measure
-from lrd.analysis.studies.claims import Rule as Rule
+from lrd.analysis.resolve import CellSpec as CellSpec
 from lrd.analysis.studies.read import Study as Study
 from lrd.analysis.studies.read import all_studies as all_studies
 from lrd.analysis.studies.read import read_published as read_published
 from lrd.analysis.studies.read import read_study as read_study
 from lrd.analysis.studies.spec import CellPair as CellPair
-from lrd.analysis.studies.spec import CellSpec as CellSpec
 from lrd.analysis.studies.spec import ContrastSpec as ContrastSpec
 from lrd.analysis.studies.spec import CurveSpec as CurveSpec
 from lrd.analysis.studies.spec import FigureSpec as FigureSpec

@@ -7,10 +7,11 @@ columns, compared with the first, and those of the others are rows.
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import cycle, product
+from pathlib import Path
 from typing import TypeVar
 
 from lrd.analysis.resolve import experiment_names, setting_name, sweep_values, swept_settings
-from lrd.analysis.studies.read import Study, all_studies
+from lrd.analysis.studies.read import Study, all_studies, read_study
 from lrd.analysis.studies.spec import (
     CellSpec,
     ContrastSpec,
@@ -39,8 +40,8 @@ def find_study(name: str, overrides: Sequence[str] = ()) -> tuple[Study, list[st
     """Return what a name stands for, and the overrides that are left.
 
     Args:
-        name: a study, a table, figure or claim of one (which is then its only part), or an
-            experiment.
+        name: a study, or its file; a table, figure or claim of one, which is then its only part;
+            or an experiment.
         overrides: settings that differ from the experiments'. One that the rows, columns or curves
             set themselves chooses those with this value. Of an experiment without a study, those
             that are swept are its rows and columns.
@@ -48,6 +49,8 @@ def find_study(name: str, overrides: Sequence[str] = ()) -> tuple[Study, list[st
     Raises:
         ValueError: in one line, if nothing has this name, or a study's file cannot be read.
     """
+    if name.endswith(".yaml"):
+        return _restrict(read_study(Path(name)), overrides)
     studies = all_studies()
     for study in studies:
         if study.name == name:

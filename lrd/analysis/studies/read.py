@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from lrd.analysis.studies.claims import Claim, read_claims
+from lrd.analysis.claims.specs import Claim, read_claims
 from lrd.analysis.studies.spec import (
     CellSpec,
     ContrastSpec,
@@ -31,14 +31,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Study:
-    """Tables, figures and claims by name. ``seeds``: how many a comparison of a claim takes."""
+    """Tables and figures by name, and claims."""
 
     name: str
     title: str
     tables: Mapping[str, TableSpec] = field(default_factory=dict)
     figures: Mapping[str, FigureSpec] = field(default_factory=dict)
     claims: tuple[Claim, ...] = ()
-    seeds: int = 0
 
     @property
     def experiments(self) -> list[str]:
@@ -46,7 +45,7 @@ class Study:
         cells = [cell for table in self.tables.values() for cell in table.cells()]
         cells += [curve.cell for figure in self.figures.values() for curve in figure.curves()]
         pairs = [pair for claim in self.claims for rule in claim.rules for pair in rule.pairs]
-        cells += [cell for pair in pairs for cell in pair]
+        cells += [cell for pair in pairs for cell in pair.cells]
         return list(dict.fromkeys(cell.experiment for cell in cells))
 
 
@@ -84,8 +83,7 @@ def _read_study(path: Path, changed: int) -> Study:
         tables = {n: _table(n, **t) for n, t in content.get("tables", {}).items()}
         given = content.get("figures", {})
         figures = {n: _figure(n, path.parent, tables, **f) for n, f in given.items()}
-        claims = read_claims(content)
-        seeds = int(content["seeds"]) if claims else 0
+        claims = read_claims(content.get("claims", {}))
         title = content.get("title", path.stem)
     except (
         *(YAMLError, OmegaConfBaseException, UnicodeDecodeError),
@@ -95,7 +93,7 @@ def _read_study(path: Path, changed: int) -> Study:
         raise ValueError(f"{path} must be as study/lrd_paper.yaml: {what or error!r}") from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    return Study(path.stem, title, tables, figures, claims, seeds)
+    return Study(path.stem, title, tables, figures, claims)
 
 
 def _table(

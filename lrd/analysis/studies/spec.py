@@ -9,16 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from lrd.analysis.resolve import CellSpec
+
 LineStyle = str | tuple[float, tuple[float, ...]]  # matplotlib's: a name, or offset and dashes
-
-
-@dataclass(frozen=True)
-class CellSpec:
-    """One configuration: the overrides that compose it, and the value that the paper prints."""
-
-    experiment: str
-    overrides: tuple[str, ...]
-    paper: float | None = field(default=None, compare=False)
 
 
 class RowSpec(NamedTuple):

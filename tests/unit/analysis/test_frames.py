@@ -106,7 +106,7 @@ import sys
 import lrd.analysis
 from scripts import {", ".join(commands)}
 assert not {heavy} & set(sys.modules), {heavy} & set(sys.modules)
-import lrd.analysis.frames, lrd.analysis.verdicts, lrd.analysis.tables, lrd.analysis.planning
+import lrd.analysis.frames, lrd.analysis.claims.verdicts, lrd.analysis.tables, lrd.analysis.planning
 assert 'torch' not in sys.modules
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

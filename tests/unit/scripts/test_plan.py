@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from lrd.analysis.planning import STATES
+from lrd.analysis.studies.find import find_study
 from lrd.config.compose import compose, to_config
 from lrd.config.schema import Config
 from lrd.runs.lock import run_lock
@@ -184,3 +185,22 @@ def test_damaged_metrics_are_named(tmp_path: Path, capsys):
     (run.folder / "metrics.jsonl").write_text("{\n")
     assert plan.main(["quickstart", *ADAM, "--runs", str(tmp_path)]) == 2
     assert "metrics.jsonl is damaged in line 1" in capsys.readouterr().err
+
+
+def test_the_seeds_that_claims_need_are_printed_before_a_run(tmp_path: Path, capsys):
+    """C5 plans 12 seeds of Table 3, and the experiment asks for 3."""
+    assert plan.main(["table3", "--runs", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    (line,) = (line for line in out.splitlines() if line.startswith("C5 "))
+    rule = find_study("C5")[0].claims[0].rules[0]
+    assert str(rule) in line and line.endswith("the paper's numbers, sd 0.2")
+    n, chance = line.removesuffix("the paper's numbers, sd 0.2").split()[-2:]
+    assert int(n) == rule.n == 12 and 0.8 <= float(chance) < 1
+    assert out.endswith(
+        "3 seeds are asked for here; all that the claims need:\n"
+        "python run.py -m +experiment=table3 'seed=range(0,12)'\n"
+    )
+    assert plan.main(["table3", "seed=range(0,12)", "--runs", str(tmp_path)]) == 0
+    assert "all that the claims need" not in capsys.readouterr().out
+    assert plan.main(["quickstart", "--runs", str(tmp_path)]) == 0
+    assert "that the claims need" not in capsys.readouterr().out

@@ -1,0 +1,388 @@
+"""What runs say about claims: each rule judged at its planned number of seeds."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from lrd.analysis.claims.measures import Measured, measure_cost, measure_pair
+from lrd.analysis.claims.rules import (
+    ALPHA,
+    STATUSES,
+    Array,
+    Decision,
+    Estimates,
+    Status,
+    deciding_seeds,
+    heterogeneity_p,
+    judge_differences,
+    judge_exactly,
+    status_shares,
+)
+from lrd.analysis.claims.specs import Claim, Rule
+from lrd.analysis.frames import RunFrames
+from lrd.analysis.matching import collect_results, run_commands
+from lrd.analysis.studies import CellSpec, Study, all_studies
+
+# What one rule says of a claim outweighs what another does, in this order.
+WORST: tuple[Status, ...] = (
+    "opposite found",
+    "no effect of a size that counts",
+    "not enough runs",
+    "undecided",
+    "supported",
+)
+
+
+@dataclass(frozen=True)
+class RuleComparison:
+    """One comparison of a rule: n pairs, their mean with its 95 % interval, its own status.
+
+    ``failed``: the failed runs of each arm among the planned seeds.
+    """
+
+    label: str
+    n: int
+    mean: float | None
+    low: float | None
+    high: float | None
+    status: Status
+    failed: tuple[int, int] = (0, 0)
+
+    @property
+    def text(self) -> str:
+        if self.mean is None:
+            return "no pair"
+        if self.low is None or self.high is None:
+            return f"{self.mean:+.3g} (no interval)"
+        return f"{self.mean:+.3g} ({self.low:+.3g} to {self.high:+.3g})"
+
+
+@dataclass(frozen=True)
+class RuleResult:
+    """A rule with what the runs say.
+
+    Attributes:
+        mean: the mean over the comparisons, as one; None for a single one.
+        status: at the planned n.
+        heterogeneity: p that all comparisons have one mean.
+        printed: what the rule says of the paper's printed numbers; None where it prints none.
+        extension: what the runs say with seeds beyond the planned ones; None without those.
+        more: how many seeds would decide an undecided rule if mean and spread stayed.
+    """
+
+    rule: Rule
+    comparisons: tuple[RuleComparison, ...]
+    mean: RuleComparison | None
+    status: Status
+    heterogeneity: float | None = None
+    printed: str | None = None
+    extension: str | None = None
+    more: int | None = None
+
+    @property
+    def unit(self) -> str:
+        return self.rule.measure.unit
+
+    @property
+    def pooled(self) -> tuple[float, float, float] | None:
+        """Mean and 95 % interval over the comparisons, if there are two or more with data."""
+        m = self.mean
+        if m is None or m.mean is None or m.low is None or m.high is None:
+            return None
+        return m.mean, m.low, m.high
+
+    @property
+    def worst(self) -> RuleComparison | None:
+        """The comparison that speaks most against the rule."""
+        known = [c for c in self.comparisons if c.mean is not None]
+        must = self.rule.criterion.must
+        sign = -1 if must in ("fall", "no_rise") else 1
+
+        def support(one: RuleComparison) -> float:
+            assert one.mean is not None
+            return -abs(one.mean) if must == "no_change" else sign * one.mean
+
+        opposite = [c for c in known if c.status == "opposite found"]
+        return min(opposite or known, key=support, default=None)
+
+    @property
+    def deciding(self) -> RuleComparison | None:
+        """The estimate that decides: the mean, or the worst comparison."""
+        if self.rule.criterion.together == "mean" and self.mean and self.mean.mean is not None:
+            return self.mean
+        return self.worst
+
+    @property
+    def failed(self) -> tuple[int, int]:
+        """Failed runs of each arm, over the comparisons."""
+        return sum(c.failed[0] for c in self.comparisons), sum(
+            c.failed[1] for c in self.comparisons
+        )
+
+    @property
+    def explanation(self) -> str:
+        """The numbers behind the status, in a sentence."""
+        count, rule = len(self.comparisons), self.rule
+        parts = []
+        one = self.deciding
+        lacking = [c for c in self.comparisons if c.status == "not enough runs"]
+        if one is None:
+            have = f"no comparison of {count} has a pair" if count else "there is no record"
+            parts.append(f"{have}; it needs n = {rule.n} seeds")
+        else:
+            unit = f" {self.unit}".rstrip()
+            of = f"mean of {count} comparisons " if one is self.mean else ""
+            name = "" if one is self.mean or count == 1 else f"worst of {count}: {one.label} "
+            parts.append(f"{of}{name}{one.text}{unit}, n = {one.n}")
+            if lacking:
+                have = min(c.n for c in lacking)
+                some = f"{len(lacking)} of {count} comparisons have" if count > 1 else "has"
+                parts.append(f"{some} fewer than {rule.n} seeds (as few as {have})")
+            if one.low is None and one.n > 1:
+                parts.append(f"no spread: {one.n} equal differences, so that they decide nothing")
+        if count > 1 and one is not None:
+            parts += self._about_comparisons(one)
+        if any(self.failed):
+            parts.append(f"failed runs: {self.failed[1]}, of the base {self.failed[0]}")
+        if self.status == "undecided" and self.more:
+            parts.append(f"about n = {self.more} would decide if mean and spread stayed")
+        if self.printed:
+            parts.append(f"the paper's own numbers: {self.printed}")
+        if self.extension:
+            parts.append(f"extension, not planned: {self.extension}")
+        return f"{rule.measure}: " + "; ".join(parts)
+
+    def _about_comparisons(self, one: RuleComparison) -> list[str]:
+        statuses = [c.status for c in self.comparisons]
+        parts = [f"{statuses.count('supported')} of {len(statuses)} supported individually"]
+        against = [c.label for c in self.comparisons if c.status == "opposite found"]
+        if against:
+            parts.append(f"opposite in {', '.join(against)}")
+        if one is self.mean and self.worst is not None:
+            parts.append(f"worst {self.worst.label} {self.worst.text}")
+        if self.heterogeneity is not None and self.heterogeneity < ALPHA:
+            parts.append(f"the comparisons differ among themselves (p = {self.heterogeneity:.1g})")
+        return parts
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A claim, and what the runs say about it."""
+
+    claim: Claim
+    parts: tuple[RuleResult, ...]
+
+    @property
+    def name(self) -> str:
+        return self.claim.name
+
+    @cached_property
+    def status(self) -> Status:
+        statuses = {part.status for part in self.parts}
+        return next(status for status in WORST if status in statuses)
+
+    @property
+    def explanation(self) -> str:
+        return "; ".join(dict.fromkeys(part.explanation for part in self.parts))
+
+    @property
+    def missing(self) -> dict[CellSpec, int]:
+        """The configurations that lack seeds, and how many they need."""
+        found: dict[CellSpec, int] = {}
+        for part in self.parts:
+            for pair, one in zip(part.rule.pairs, part.comparisons, strict=False):
+                if one.status == "not enough runs":
+                    for cell in pair.cells:
+                        found[cell] = max(found.get(cell, 0), part.rule.n)
+        return found
+
+
+def missing_seed_commands(verdicts: Sequence[Verdict], given: Sequence[str] = ()) -> list[str]:
+    """Return the commands that run the seeds that verdicts lack; they skip what is done."""
+    needed: dict[CellSpec, int] = {}
+    for verdict in verdicts:
+        for cell, n in verdict.missing.items():
+            needed[cell] = max(needed.get(cell, 0), n)
+    commands = []
+    for n in sorted(set(needed.values())):
+        cells = [cell for cell, seeds in needed.items() if seeds == n]
+        commands += run_commands(cells, [f"seed=range(0,{n})", *given])
+    return commands
+
+
+def judge_claims(study: Study, frames: RunFrames, overrides: Sequence[str] = ()) -> list[Verdict]:
+    """Judge every claim of a study."""
+    rules = [rule for claim in study.claims for rule in claim.rules]
+    cells = dict.fromkeys(cell for rule in rules for pair in rule.pairs for cell in pair.cells)
+    results = collect_results(cells, frames, overrides)
+    printed = printed_values([*all_studies(), study])
+
+    def judge(rule: Rule) -> RuleResult:
+        if rule.measure.name == "cost":
+            return judge_cost(rule)
+        measured = [measure_pair(rule.measure, pair, results) for pair in rule.pairs]
+        return judge_rule(rule, measured, judge_printed(rule, printed))
+
+    return [Verdict(claim, tuple(map(judge, claim.rules))) for claim in study.claims]
+
+
+def judge_rule(rule: Rule, measured: Sequence[Measured], printed: str | None = None) -> RuleResult:
+    """Judge the differences of a rule's pairs at its planned seeds, 0 to n - 1."""
+    planned = range(rule.n)
+    differences = _as_array(measured, planned)
+    failures = [
+        [sum(seed < rule.n for seed in side) for side in sides]
+        for sides in ([m.base_failed for m in measured], [m.other_failed for m in measured])
+    ]
+    decision = judge_differences(rule.criterion, differences, rule.n, failures)
+    labels = [pair.label for pair in rule.pairs]
+    result = _result(rule, labels, differences, decision, failures, printed)
+    seeds = sorted({*planned, *(seed for m in measured for seed in m.by_seed)})
+    if len(seeds) == rule.n or result.status == "not enough runs":
+        return result
+    more = _as_array(measured, seeds)
+    again = judge_differences(rule.criterion, more, rule.n, failures)
+    found = _result(rule, labels, more, again, failures)
+    one = found.deciding
+    text = None if one is None else f"{found.status}, {one.text}, n = {one.n}"
+    return replace(result, extension=text)
+
+
+def judge_cost(rule: Rule) -> RuleResult:
+    """Judge the benchmark's records: a comparison a table, a difference a repetition."""
+    found = measure_cost(rule.measure)
+    if not found:
+        return RuleResult(rule, (), None, "not enough runs")
+    differences = _as_array(
+        [Measured(dict(enumerate(values))) for values in found.values()],
+        range(max(map(len, found.values()))),
+    )
+    decision = judge_differences(rule.criterion, differences, rule.n)
+    failures = [[0] * len(found)] * 2
+    return _result(rule, list(found), differences, decision, failures)
+
+
+def _as_array(measured: Sequence[Measured], seeds: Sequence[int]) -> Array:
+    return np.array([[m.by_seed.get(seed, np.nan) for seed in seeds] for m in measured])
+
+
+def _result(
+    rule: Rule,
+    labels: Sequence[str],
+    differences: Array,
+    decision: Decision,
+    failures: Sequence[Sequence[int]],
+    printed: str | None = None,
+) -> RuleResult:
+    known = ~np.isnan(differences)
+    counts = known.sum(-1)
+    made = []
+    for i, label in enumerate(labels):
+        place = Estimates(*(part[i] for part in vars(decision.cells).values()))
+        status = STATUSES[int(decision.each[i])]
+        failed = failures[0][i], failures[1][i]
+        made.append(_comparison(label, int(counts[i]), place, status, failed))
+    status, together = STATUSES[int(decision.status)], None
+    if len(labels) > 1:
+        n = int(known.all(0).sum())
+        together = _comparison("mean", n, decision.mean, status, (0, 0))
+    result = RuleResult(
+        rule,
+        tuple(made),
+        together,
+        status,
+        heterogeneity_p(differences) if len(labels) > 1 else None,
+        printed,
+    )
+    if status != "undecided" or result.deciding is None:
+        return result
+    one = result.deciding
+    estimate = decision.mean
+    if one is not together:
+        at = made.index(one)
+        estimate = Estimates(*(part[at] for part in vars(decision.cells).values()))
+    more = deciding_seeds(rule.criterion, estimate, one.n)
+    return replace(result, more=more)
+
+
+def _comparison(
+    label: str, n: int, found: Estimates, status: Status, failed: tuple[int, int]
+) -> RuleComparison:
+    if not n:
+        return RuleComparison(label, n, None, None, None, status, failed)
+    mean = float(found.mean)
+    if not np.isfinite(found.error):
+        return RuleComparison(label, n, mean, None, None, status, failed)
+    low, high = (float(end) for end in found.bounds(ALPHA))
+    return RuleComparison(label, n, mean, low, high, status, failed)
+
+
+def printed_values(studies: Sequence[Study]) -> dict[Any, float]:
+    """Return the published numbers of studies, by metric, experiment and overrides."""
+    found: dict[Any, float] = {}
+    for table in (table for study in studies for table in study.tables.values()):
+        for cell in table.cells():
+            if cell.paper is not None:
+                found["score", cell.experiment, frozenset(cell.overrides)] = cell.paper
+    for figure in (figure for study in studies for figure in study.figures.values()):
+        for curve in figure.curves():
+            for metric, value in curve.paper.items():
+                found[metric, curve.cell.experiment, frozenset(curve.cell.overrides)] = value
+    return found
+
+
+def printed_effects(rule: Rule, printed: Mapping[Any, float]) -> list[float] | None:
+    """Return the differences of a rule's pairs as the paper prints them; None unless it has all."""
+    reduce = np.ptp if rule.measure.name == "range" else fmean
+    if rule.measure.name not in ("final", "range"):
+        return None
+
+    def side(cells: Sequence[CellSpec]) -> float:
+        keys = ((rule.measure.keys[0], c.experiment, frozenset(c.overrides)) for c in cells)
+        return float(reduce([printed[key] for key in keys]))
+
+    try:
+        return [round(side(pair.other) - side(pair.base), 6) for pair in rule.pairs]
+    except KeyError:
+        return None
+
+
+def judge_printed(rule: Rule, printed: Mapping[Any, float]) -> str | None:
+    """Return what the rule says of the printed numbers, which have no intervals."""
+    effects = printed_effects(rule, printed)
+    if effects is None:
+        return None
+    status = judge_exactly(rule.criterion, effects)
+    if len(effects) == 1:
+        return f"{status} ({effects[0]:+.3g})"
+    if rule.criterion.together == "mean":
+        return f"{status} ({fmean(effects):+.3g})"
+    single = replace(rule.criterion, least=None)
+    alone = [judge_exactly(single, [effect]) for effect in effects]
+    return f"{status} ({alone.count('supported')} of {len(alone)})"
+
+
+def planned_power(rule: Rule, printed: Mapping[Any, float], trials: int = 2000) -> float:
+    """Return the chance that the rule, at its planned n, supports a claim whose effect is the one
+    that it expects, by simulation."""
+    return status_shares(rule.criterion, planned_effects(rule, printed), rule.sd, rule.n, trials)[
+        "supported"
+    ]
+
+
+def planned_effects(rule: Rule, printed: Mapping[Any, float]) -> list[float]:
+    """Return the effects for which a rule's n is planned.
+
+    Raises:
+        ValueError: the paper prints none and the rule expects none.
+    """
+    if rule.expect is not None:
+        return [rule.expect] * max(1, len(rule.pairs))
+    effects = printed_effects(rule, printed)
+    if effects is None:
+        raise ValueError(f"{rule}: expect must be given, since the paper prints no such number")
+    return effects
