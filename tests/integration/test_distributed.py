@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import nn
 
+from lrd.runs.ranks import VARIABLES
 from lrd.runs.store import TIMES, find_runs
 from lrd.task import Batch, Step, shard
 from lrd.training import distributed
@@ -257,9 +258,10 @@ def test_a_rank_gives_its_threads_time_after_it_has_left(monkeypatch: pytest.Mon
 
 
 def test_an_environment_that_is_not_whole_is_one_line(monkeypatch: pytest.MonkeyPatch):
-    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+    for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("RANK", "0")
     assert init_distributed(gpus=False) == SINGLE_PROCESS
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match="WORLD_SIZE must come with RANK, MASTER_ADDR, MASTER_POR"):
+    with pytest.raises(ValueError, match="must come with LOCAL_RANK, .*MASTER_PORT too"):
         init_distributed(gpus=False)
