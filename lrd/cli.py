@@ -1,7 +1,7 @@
 """Command line: ``python run.py KEY=VALUE ...`` composes a configuration, builds it and trains.
 
 Exit status: 0 finished (now or before), 1 a run failed, 2 the command is wrong, 3 another process
-holds the run, 4 another rank is lost, 128 + n stopped by signal n (INT 130, USR1 138, USR2 140,
+holds the run, 4 a rank is lost, 128 + n stopped by signal n (INT 130, USR1 138, USR2 140,
 TERM 143) with its state saved. A sweep exits with the largest status of its jobs.
 """
 
@@ -14,7 +14,7 @@ import textwrap
 import time
 import traceback
 from collections.abc import Sequence
-from contextlib import nullcontext, redirect_stdout, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +38,9 @@ from lrd.config.schema import Config
 from lrd.launchers.base import CLUSTERS, Failure, group_choices, missing_plugin_message
 from lrd.runs.labels import is_lrd_enabled
 from lrd.runs.lock import RunLocked
-from lrd.runs.signals import Interrupted, RankLost, TrainingFailed
+from lrd.runs.ranks import ProcessRank
+from lrd.runs.signals import Interrupted, RankFailed, RankLost, TrainingFailed
 from lrd.runs.store import Run, RunStore
-
-RANK_LOST_STATUS = 4  # reported by every rank, because any of them may be the only one left
 
 
 class StdoutHandler(logging.Handler):
@@ -96,8 +95,14 @@ class CheckCommand(Callback):
 
 
 def _check_launcher(config: DictConfig) -> None:
-    """Reject Hydra's own launchers of processes, which do not collect failures."""
+    """Reject Hydra's own launchers of processes, which do not collect failures, and a launcher of
+    processes that itself runs on several ranks."""
     launcher = config.hydra.runtime.choices.get("hydra/launcher")
+    if launcher in CLUSTERS and (world := ProcessRank.from_environment().world) > 1:
+        raise InvalidCommand(
+            f"+cluster={CLUSTERS[launcher]} starts its jobs itself and must run without torchrun, "
+            f"got {world} ranks (cluster.ranks_per_cell=N of +cluster=slurm gives each job N)"
+        )
     if launcher in CLUSTERS and config.hydra.launcher._target_.endswith(".SequentialLauncher"):
         cluster = CLUSTERS[launcher]
         raise InvalidCommand(f"hydra/launcher={launcher} is not supported: use +cluster={cluster}")
@@ -152,11 +157,11 @@ def _one_line(text: str) -> str:
 
 def _describe_failure(error: Exception, config: Config | None) -> tuple[str, int]:
     """Return the reason in one line and the exit status; print the traceback of a bug."""
-    for expected, status in ((ValueError, 2), (RunLocked, 3), (RankLost, RANK_LOST_STATUS)):
+    for expected, status in ((ValueError, 2), (RunLocked, 3)):
         if isinstance(error, expected):
             return str(error), status
     reason = str(error)
-    if not isinstance(error, FloatingPointError | OSError | TrainingFailed):
+    if not isinstance(error, FloatingPointError | OSError | RankFailed | TrainingFailed):
         traceback.print_exc()
         reason = f"{type(error).__name__}: {error}"
     path = RunStore(config).folder / "error.txt" if config else ""
@@ -241,6 +246,7 @@ def main() -> int:
     """Run the command in ``sys.argv`` and return the exit status."""
     try:
         require_checkout()
+        process = ProcessRank.from_environment()
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -248,12 +254,8 @@ def main() -> int:
     # Read when torch is imported, also by the processes of a sweep: idle threads that spin take the
     # cores of other runs.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    is_rank_zero = os.environ.get("RANK", "0") == "0"
-    with (
-        nullcontext() if is_rank_zero else open(os.devnull, "w") as out,
-        redirect_stdout(out or sys.stdout),
-    ):
-        return _main(is_rank_zero)
+    with process.output():
+        return _main(process.is_rank_zero)
 
 
 def _main(is_rank_zero: bool) -> int:
@@ -271,6 +273,8 @@ def _main(is_rank_zero: bool) -> int:
             "\nstopped at once; the same command resumes from the last checkpoint", file=sys.stderr
         )
         status = 130
+    except RankLost as error:
+        function.failures.append(Failure("", str(error), RankLost.status))
     except InvalidCommand as error:
         function.failures.append(Failure("", str(error), 2))
     except (HydraException, OmegaConfBaseException, ValueError, AssertionError) as error:
@@ -278,10 +282,10 @@ def _main(is_rank_zero: bool) -> int:
         reason = missing_plugin_message(error) or explain(error, settings)
         function.failures.append(Failure("", reason, 2))
     for job, reason, failed in function.failures:
-        if is_rank_zero or failed == RANK_LOST_STATUS:
+        if is_rank_zero or failed == RankLost.status:
             line = f"error: {job}: {reason}" if job else f"error: {reason}"
             print(_one_line(line), file=sys.stderr)
     status = max([status, *(failure.status for failure in function.failures)])
-    if function.failures and not is_rank_zero:
+    if function.failures and not is_rank_zero and status != RankLost.status:
         time.sleep(10)  # torchrun stops all ranks when one ends: rank zero must print first
     return status

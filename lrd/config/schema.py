@@ -197,6 +197,8 @@ class Cluster:
     """Settings of ``+cluster=slurm`` and ``+cluster=local``; not read otherwise.
 
     ``timeout_min`` and ``mem_gb`` are per job; a job that reaches its time limit is requeued.
+    ``ranks_per_cell`` processes train each run of ``slurm`` together, on one node, and each has
+    ``cpus_per_task`` cores and, of ``gpus_per_node``, one GPU.
     ``jobs`` is the number of parallel jobs of ``local``, by default one per core.
     """
 
@@ -204,6 +206,7 @@ class Cluster:
     qos: str | None = not_in_fingerprint(None)
     account: str | None = not_in_fingerprint(None)
     gpus_per_node: int | None = not_in_fingerprint(None)
+    ranks_per_cell: int = not_in_fingerprint(1)
     cpus_per_task: int = not_in_fingerprint(1)
     mem_gb: int | None = not_in_fingerprint(None)
     timeout_min: int = not_in_fingerprint(240)
@@ -211,11 +214,14 @@ class Cluster:
     jobs: int | None = not_in_fingerprint(None)
 
     def __post_init__(self) -> None:
-        for name in ("cpus_per_task", "timeout_min", "array_parallelism"):
+        for name in ("ranks_per_cell", "cpus_per_task", "timeout_min", "array_parallelism"):
             require(f"cluster.{name}", getattr(self, name), getattr(self, name) >= 1, "at least 1")
         for name in ("gpus_per_node", "mem_gb", "jobs"):
             value = getattr(self, name)
             require(f"cluster.{name}", value, value is None or value >= 1, "at least 1, or null")
+        ranks, gpus = self.ranks_per_cell, self.gpus_per_node
+        rule = f"a multiple of cluster.ranks_per_cell={ranks}, or null"
+        require("cluster.gpus_per_node", gpus, gpus is None or gpus % ranks == 0, rule)
         for name in ("partition", "qos", "account"):
             value = getattr(self, name)
             is_valid = value is None or re.fullmatch(r"[^\s,]+(,[^\s,]+)*", value) is not None

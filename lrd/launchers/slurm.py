@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import redirect_stderr
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,13 @@ from omegaconf import DictConfig
 from lrd.launchers import slurm_queue
 from lrd.launchers.base import Failure, JobFunction, JobResult, Results, SweepJob, SweepLauncher
 from lrd.launchers.slurm_queue import ENDED, SubmittedJob
-from lrd.runs.signals import Interrupted
+from lrd.runs.ranks import ProcessRank
+from lrd.runs.signals import Interrupted, RankLost
 
 MAX_PAUSE = 15.0  # seconds between two queries of the queue
+# The ranks of a job meet on their node at a port by the job's id, which no other job there has, and
+# below the ports that Linux gives away by itself (from 32768).
+FIRST_PORT, NUM_PORTS = 20_000, 10_000
 MIN_GRACE = 5.0  # seconds before a job without a result counts as lost: file systems are slow
 _ROOT = Path(__file__).resolve().parents[2]
 _log = logging.getLogger(__name__)
@@ -33,7 +37,7 @@ class RequeueableJob:
 
     The run handles a signal first: it saves its state and ends. Then the handler that submitit
     installed before runs. It requeues the job and ends the process, or it returns, and the run
-    resumes.
+    resumes. Of several ranks, which all stop after the same step, rank zero alone requeues the job.
     """
 
     function: JobFunction
@@ -48,23 +52,43 @@ class RequeueableJob:
                 handler = signal.getsignal(stop.number)
                 if not callable(handler) or handler is signal.default_int_handler:
                     raise
+                is_rank_zero = ProcessRank.from_environment().is_rank_zero
+                if not is_rank_zero and stop.number == _requeue_signal():
+                    return JobResult(stopped_by=stop.number)
+                # The same signal may come twice, and the job must be requeued once.
+                signal.signal(stop.number, signal.SIG_IGN)
                 handler(stop.number, None)
+                signal.signal(stop.number, handler)
                 restarted = True
+
+
+def _requeue_signal() -> int:
+    """Return the signal at which submitit requeues a job."""
+    from submitit import JobEnvironment
+
+    return signal.Signals[f"SIG{JobEnvironment.USR_SIG}"]
 
 
 @dataclass(frozen=True)
 class SlurmJob:
-    """The function that submitit runs in a job: a run by Hydra's launcher, as a JobResult."""
+    """The function that submitit runs in each task of a job: a run by Hydra's launcher, as a
+    JobResult. The tasks are the ranks of the run, and that of rank zero decides how the job ends.
+    """
 
     launcher: Any
 
     def __call__(self, *args: Any) -> JobResult:
+        process = _join_ranks()
         try:
-            result = JobResult.from_hydra(self.launcher(*args))
+            with process.output():
+                result = JobResult.from_hydra(self.launcher(*args))
         except Interrupted as stop:
             reason = f"stopped by {stop}, state saved; the same command resumes the run"
             result = JobResult.failed(reason, stop.status)
-        if result.failures:
+        except RankLost as lost:
+            result = JobResult.failed(str(lost), lost.status)
+            sys.stderr.write(f"error: {lost}\n")
+        if result.failures and process.is_rank_zero:
             _write_result(result)
             sys.exit(max(failure.status for failure in result.failures))
         return result
@@ -74,6 +98,31 @@ class SlurmJob:
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self, *args)
+
+
+def _join_ranks() -> ProcessRank:
+    """Translate SLURM's variables of this task into torchrun's, by which ranks meet."""
+    from submitit import JobEnvironment
+
+    task = JobEnvironment()
+    process = ProcessRank(task.global_rank, task.num_tasks, task.local_rank, task.num_tasks)
+    process.export("127.0.0.1", FIRST_PORT + int(task.raw_job_id) % NUM_PORTS)
+    return process
+
+
+@contextmanager
+def _outside_job() -> Iterator[None]:
+    """Hide the variables of the SLURM job that this process is part of, if any, so that the jobs
+    that it submits do not inherit them; where SLURM's configuration is stays known."""
+    if "SLURM_JOB_ID" not in os.environ:
+        yield
+        return
+    from submitit.helpers import clean_env
+
+    kept = {name: os.environ[name] for name in ("SLURM_CONF",) if name in os.environ}
+    with clean_env():
+        os.environ.update(kept)
+        yield
 
 
 def _write_result(result: JobResult) -> None:
@@ -148,7 +197,8 @@ class SlurmLauncher(SweepLauncher):
             for number, job in enumerate(jobs)
         ]
         try:
-            with redirect_stderr(io.StringIO()):  # submitit prints what it raises
+            # submitit prints what it raises
+            with _outside_job(), redirect_stderr(io.StringIO()):
                 arguments = zip(*calls, strict=True)
                 submitted = _executor(launcher).map_array(SlurmJob(launcher), *arguments)
         except FailedJobError as error:
@@ -196,6 +246,11 @@ def _executor(launcher: Any) -> Any:
     settings = dict(launcher.params)
     # A job must find `lrd` and `hydra_plugins`, also if this checkout is not installed.
     path = f'export PYTHONPATH={shlex.quote(str(_ROOT))}"${{PYTHONPATH:+:$PYTHONPATH}}"'
+    if settings.get("nodes", 1) != 1:
+        raise ValueError(
+            f"hydra.launcher.nodes must be 1, got {settings['nodes']}: the processes of a run "
+            "(cluster.ranks_per_cell) share one node"
+        )
     settings["setup"] = [*(settings.get("setup") or []), path]
     shared = {field.name for field in fields(BaseQueueConf)}
     folder, timeouts = settings.pop("submitit_folder"), settings.pop("max_num_timeout")

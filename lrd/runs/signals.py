@@ -23,14 +23,24 @@ class Interrupted(BaseException):
         return signal.Signals(self.number).name
 
 
-class RankLost(Exception):
-    """Another rank is lost, so this one cannot continue; the last checkpoint is complete."""
+class RankLost(BaseException):
+    """A rank ends without the others: it failed alone, or it has lost another one.
 
-    def __init__(self, rank: int) -> None:
+    The last checkpoint is complete. Not an Exception, because no later job of a sweep can start.
+    ``status`` is the exit status.
+    """
+
+    status = 4  # reported by every rank, because any of them may be the only one left
+
+    def __init__(self, rank: int, reason: str = "has lost another rank") -> None:
         super().__init__(
-            f"rank {rank} has lost another rank, so the run ended; the same command resumes from "
+            f"rank {rank} {reason}, so the run ended; the same command resumes from "
             "the last checkpoint, on any number of ranks"
         )
+
+
+class RankFailed(Exception):
+    """What the other ranks raise when one rank fails and all know it."""
 
 
 class StopSignals:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from lrd.config import Config
-from lrd.training.distributed import local_rank, local_world_size
+from lrd.runs.ranks import ProcessRank
 
 _THREADS = torch.get_num_threads()
 # glibc's mallopt parameters: free memory at the top of the heap above which the heap is trimmed,
@@ -25,11 +25,12 @@ def configure_device(config: Config) -> torch.device:
     if train.device == "cuda" and not has_gpu:
         raise ValueError("train.device must be auto or cpu where torch finds no GPU, got cuda")
     uses_gpu = has_gpu and train.device != "cpu"
-    device = torch.device("cuda", local_rank()) if uses_gpu else torch.device("cpu")
-    if device.type == "cuda" and local_rank() >= torch.cuda.device_count():
+    process = ProcessRank.from_environment()
+    device = torch.device("cuda", process.local_rank) if uses_gpu else torch.device("cpu")
+    if device.type == "cuda" and process.local_rank >= torch.cuda.device_count():
         raise ValueError(
-            f"--nproc_per_node must be at most the {torch.cuda.device_count()} GPUs of this "
-            f"machine, got {local_world_size()}"
+            "--nproc_per_node (cluster.ranks_per_cell) must be at most the "
+            f"{torch.cuda.device_count()} GPUs of this machine, got {process.local_world}"
         )
     torch.set_num_threads(train.threads or _THREADS)
     # These setters, unlike the newer fp32_precision, leave every older name readable.
@@ -71,7 +72,7 @@ def default_num_workers(requested: int | None, device: torch.device) -> int:
     GPU, and none for a CPU, whose cores train."""
     if requested is not None:
         return requested
-    cores = len(os.sched_getaffinity(0)) // local_world_size()
+    cores = len(os.sched_getaffinity(0)) // ProcessRank.from_environment().local_world
     return min(8, max(1, cores)) if device.type == "cuda" else 0
 
 

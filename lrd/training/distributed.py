@@ -8,7 +8,6 @@ single process everything here is a no-op.
 
 import atexit
 import inspect
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -19,6 +18,9 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from lrd.runs.lock import RunLocked
+from lrd.runs.ranks import ProcessRank
+from lrd.runs.signals import RankFailed
 from lrd.task import Batch, Step
 
 T = TypeVar("T")
@@ -137,31 +139,41 @@ class DistributedContext:
         if not self.is_distributed:
             return act()
         outcome: list[Any] = [None, None]
+        raised = None
         if self.is_rank_zero:
             try:
                 outcome[0] = act()
             except Exception as error:
-                outcome[1] = error
+                raised, outcome[1] = error, _describe_failure(error, self.rank)
         distributed.broadcast_object_list(outcome, 0)
         if outcome[1] is not None:
-            raise outcome[1]
+            raise _known(raised or outcome[1])
         return outcome[0]
 
     def on_all_ranks(self, act: Callable[[], T]) -> T:
-        """Run ``act`` on every rank; if a rank raises ValueError, all ranks raise the first one."""
+        """Run ``act`` on every rank. If any rank raises an error, all raise: a rank its own error,
+        the others one that names the first rank that failed."""
         if not self.is_distributed:
             return act()
-        result, mistake = None, None
+        result = raised = None
         try:
             result = act()
-        except ValueError as error:
-            mistake = error
-        mistakes: list[Any] = [None] * self.world
-        distributed.all_gather_object(mistakes, mistake)
-        for error in mistakes:
-            if error is not None:
-                raise error
+        except Exception as error:
+            raised = error
+        failures: list[Any] = [None] * self.world
+        failure = None if raised is None else _describe_failure(raised, self.rank)
+        distributed.all_gather_object(failures, failure)
+        if failed := [failure for failure in failures if failure is not None]:
+            raise _known(raised or failed[0])
         return result  # type: ignore[return-value]
+
+    def fails_alone(self, error: Exception) -> bool:
+        """Return whether this rank, which is not rank zero, has an ``error`` that no other rank
+        knows of. Numbers that are not finite are so on all ranks."""
+        known = isinstance(error, FloatingPointError) or any(
+            hasattr(each, _KNOWN) for each in (error, error.__cause__)
+        )
+        return not self.is_rank_zero and not known
 
     def is_peer_lost(self, error: Exception) -> bool:
         """Return whether ``error`` says that the ranks cannot reach one another any more."""
@@ -174,8 +186,34 @@ class DistributedContext:
 SINGLE_PROCESS = DistributedContext()
 
 
+_KNOWN = "known_to_all_ranks"  # the attribute of an error that has reached all ranks
+
+
+def _known(error: Exception) -> Exception:
+    setattr(error, _KNOWN, True)
+    return error
+
+
+def _describe_failure(error: Exception, rank: int) -> Exception:
+    """Return what the other ranks raise for an error of ``rank``: an error that can be sent, of the
+    same kind where the kind decides what a user is told, with the rank in its text."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return OSError(error.errno, f"{error.strerror} (on rank {rank})", error.filename)
+    if isinstance(error, ValueError):
+        return ValueError(f"{error} (on rank {rank})")
+    if isinstance(error, RunLocked):
+        return error
+    return RankFailed(f"rank {rank} failed: {describe_error(error)}")
+
+
+def describe_error(error: Exception) -> str:
+    """Return the class and the first line of an error."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
 def init_distributed(gpus: bool) -> DistributedContext:
-    """Join the process group that the environment (torchrun's variables) describes.
+    """Join the process group that the environment (:class:`lrd.runs.ranks.ProcessRank`) describes.
 
     Args:
         gpus: Whether each rank trains on a GPU of its own, numbered by its local rank.
@@ -183,18 +221,12 @@ def init_distributed(gpus: bool) -> DistributedContext:
     Raises:
         ValueError: The environment is incomplete.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1:
+    process = ProcessRank.from_environment()
+    if process.world == 1:
         return SINGLE_PROCESS
-    missing = [n for n in ("RANK", "MASTER_ADDR", "MASTER_PORT") if n not in os.environ]
-    if missing:
-        raise ValueError(
-            f"WORLD_SIZE must come with {', '.join(missing)}, got {world} alone: start several "
-            "ranks by torchrun --nproc_per_node=N run.py ..."
-        )
     if not distributed.is_initialized():
         if gpus:
-            torch.cuda.set_device(local_rank())
+            torch.cuda.set_device(process.local_rank)
         distributed.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo")
         atexit.register(shutdown_distributed)
     return DistributedContext(distributed.get_rank(), distributed.get_world_size())
@@ -210,13 +242,3 @@ def shutdown_distributed() -> None:
     if distributed.is_initialized():
         distributed.destroy_process_group()
         time.sleep(SHUTDOWN_SECONDS)
-
-
-def local_rank() -> int:
-    """Return this rank's number on its machine."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
-
-
-def local_world_size() -> int:
-    """Return how many ranks run on this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

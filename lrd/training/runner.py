@@ -35,7 +35,7 @@ from lrd.training.checkpoint import (
     CheckpointWriter,
     load_checkpoint,
 )
-from lrd.training.distributed import init_distributed
+from lrd.training.distributed import DistributedContext, describe_error, init_distributed
 from lrd.training.environment import describe_environment
 from lrd.training.trainer import Trainer
 
@@ -54,12 +54,26 @@ def execute(config: Config, choices: dict[str, str], command: str = "") -> Run:
         ValueError: A user's mistake, before anything is written, or a damaged file of the run.
         RunLocked: Another process works on the run.
         Interrupted: A signal stopped the run; the same command resumes it.
-        RankLost: Another rank is lost; the same command resumes from the last checkpoint.
+        RankLost: This rank failed alone, or another one is lost; the same command resumes.
+        RankFailed: Another rank failed, and all ranks know it.
         FloatingPointError: A loss is not finite.
         TrainingFailed: A step raised a ValueError.
         OSError: A file cannot be written; what was written before is complete.
     """
     ranks = init_distributed(gpus=config.train.device != "cpu" and torch.cuda.is_available())
+    try:
+        return _execute(config, choices, command, ranks)
+    except Exception as error:
+        if ranks.is_peer_lost(error):
+            raise RankLost(ranks.rank) from error
+        if ranks.fails_alone(error):
+            raise RankLost(ranks.rank, f"failed ({describe_error(error)})") from error
+        raise
+
+
+def _execute(
+    config: Config, choices: dict[str, str], command: str, ranks: DistributedContext
+) -> Run:
     store = ranks.on_all_ranks(lambda: RunStore(config))
     if ranks.on_rank_zero(lambda: store.is_finished):
         ranks.on_rank_zero(lambda: _require_same_data(store))
@@ -195,13 +209,14 @@ class _RunSession:
         environment = describe_environment(self.trainer.device, **self.computed)
         environment["ranks"] = self.ranks.world
         environment["batch_norm"] = _batch_norm_kind(self.trainer.model, self.ranks.world)
-        self.identity, manifest = run.identity, self.trainer.task.manifest()
+        self.identity = run.identity
+        manifest = self.ranks.on_all_ranks(self.trainer.task.manifest)
         self.writer = CheckpointWriter(background=self.trainer.device.type == "cuda")
         self.best: BestWeights | None = None
         kept = None
         if self.store.checkpoint.exists():
-            _compare_data(run, manifest)
-            kept = self._resume(run, environment)
+            self.ranks.on_all_ranks(lambda: _compare_data(run, manifest))
+            kept = self.ranks.on_all_ranks(lambda: self._resume(run, environment))
         if self.store.config.run.keep == "best":
             self.best = BestWeights(self.trainer.model, self.trainer.task.score, kept)
         self._schedule_save()
@@ -314,7 +329,7 @@ class _RunSession:
             if self.ranks.is_peer_lost(error):
                 outcome = {"status": "interrupted"}
                 self._update(run, **outcome)
-                raise RankLost(self.ranks.rank) from error
+                raise
             self._record_failure(error, run)
             if trains and isinstance(error, ValueError):  # neither command nor files are wrong
                 raise TrainingFailed(self._reason(error)) from error
@@ -373,11 +388,12 @@ class _RunSession:
 
     def _record_failure(self, error: Exception, run: Run) -> None:
         """Record why a run failed, if the disk has room for it."""
-        if not self.ranks.is_rank_zero:
+        if not (self.ranks.is_rank_zero or self.ranks.fails_alone(error)):
             return
         try:
             (run.folder / "error.txt").write_text("".join(traceback.format_exception(error)))
-            run.update(status="failed", error=str(error) or type(error).__name__, ended=_now())
+            reason = str(error) or type(error).__name__
+            self._update(run, status="failed", error=reason, ended=_now())
         except OSError:
             pass
 

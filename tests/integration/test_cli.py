@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from lrd.runs.ranks import ProcessRank
 from lrd.runs.signals import RankLost
 from lrd.runs.store import TIMES, find_runs
 
@@ -258,11 +259,47 @@ def test_rank_zero_reports_errors_except_a_lost_rank(
     slept: list[float] = []
     monkeypatch.setattr("lrd.training.runner.execute", fail)
     monkeypatch.setattr("time.sleep", slept.append)
-    monkeypatch.setenv("RANK", rank)
+    ProcessRank(int(rank), 2, int(rank), 2).export("127.0.0.1", 29_500)
     done = cli(*QUICK)
     assert (done.status, done.out) == (status, "started\n" if rank == "0" else "")
     assert done.err.startswith(line) and bool(done.err) is bool(line)
-    assert bool(slept) is (rank != "0")  # torchrun stops all ranks when one ends
+    # torchrun stops all ranks when one ends: rank zero must report first what all ranks know
+    assert bool(slept) is (rank != "0" and status != 4)
+
+
+@pytest.mark.parametrize(
+    "stray",
+    [
+        {"RANK": "3"},
+        {"WORLD_SIZE": "4"},
+        {"SLURM_JOB_ID": "7", "SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_LOCALID": "3"},
+        {"OMPI_COMM_WORLD_RANK": "3", "OMPI_COMM_WORLD_SIZE": "4", "PMI_RANK": "3"},
+    ],
+)
+def test_variables_of_other_launchers_neither_mute_nor_share_a_run(
+    cli, monkeypatch: pytest.MonkeyPatch, stray: dict[str, str]
+):
+    for name, value in stray.items():
+        monkeypatch.setenv(name, value)
+    done = cli(*QUICK)
+    assert (done.status, done.err) == (0, "") and "test accuracy" in done.out
+    (run,) = find_runs("runs")
+    assert run.status == "finished" and run.metadata["ranks"] == 1
+
+
+def test_half_of_torchruns_variables_are_one_line(cli, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    done = cli(*QUICK)
+    assert done.status == 2 and done.out == "" and done.err.count("\n") == 1
+    assert done.err.startswith("error: RANK and WORLD_SIZE must come with LOCAL_RANK, ")
+
+
+def test_a_launcher_of_jobs_does_not_run_on_several_ranks(cli):
+    ProcessRank(0, 2, 0, 2).export("127.0.0.1", 29_500)
+    done = cli("-m", *QUICK, "+cluster=local", "seed=0,1")
+    assert done.status == 2 and done.err.count("\n") == 1
+    assert done.err.startswith("error: +cluster=local starts its jobs itself")
 
 
 def test_errors_are_found_before_anything_is_written(cli, tmp_path: Path):

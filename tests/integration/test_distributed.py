@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import nn
 
+from lrd.runs.ranks import VARIABLES
 from lrd.runs.store import TIMES, find_runs
 from lrd.task import Batch, Step, shard
 from lrd.training import distributed
@@ -216,6 +217,51 @@ def test_a_mistake_is_one_line_for_all_ranks():
     assert done.returncode != 0 and done.stderr.count("error: lrd.p must be in (0, 1]") == 1
 
 
+def test_any_error_of_one_rank_ends_all_and_the_others_name_it():
+    """Also an error that cannot be sent. Without the exchange the others would wait for minutes."""
+    worker = ROOT / "tests" / "helpers" / "failing_ranks.py"
+    done = subprocess.run(torchrun(2, worker), env=QUIET, text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    raised = {
+        tuple(line.split(" ", 3)[:3]): line.split(" ", 3)[3] for line in done.stdout.splitlines()
+    }
+    for how, failing, other in (("on_all_ranks", "1", "0"), ("on_rank_zero", "0", "1")):
+        on = f"(on rank {failing})"
+        full = "OSError: [Errno 28] No space left on device"
+        assert raised["disk", how, other] == f"{full} {on}: '/full'"
+        assert raised["setting", how, other] == f"ValueError: lrd.p must be in (0, 1] {on}"
+        failed = f"RankFailed: rank {failing} failed: "
+        assert raised["memory", how, other] == failed + "MemoryError"
+        assert raised["gpu", how, other] == failed + "OutOfMemoryError: CUDA out of memory."
+        assert raised["bug", how, other] == failed + "NotSendable: two arguments"
+        assert raised["disk", how, failing] == f"{full}: '/full'"  # its own error
+
+
+OWN = """
+import os
+from torch.optim import SGD
+class Failing(SGD):
+    def step(self, closure=None):
+        if os.environ["RANK"] == "1":
+            raise MemoryError("no room\\nfor two lines")
+        return super().step(closure)
+"""
+
+
+def test_a_rank_that_fails_in_training_says_so_and_ends_the_others(tmp_path: Path):
+    (tmp_path / "own_optimizer.py").write_text(OWN)
+    settings = ["optim._target_=own_optimizer.Failing", "run.allow=[own_optimizer]", "lrd.p=1"]
+    settings += ["model.hidden=[8]", f"run.dir={tmp_path}/runs"]
+    environment = {**QUIET, "PYTHONPATH": f"{ROOT}:{tmp_path}"}
+    command = torchrun(2, ROOT / "run.py", *settings)
+    done = subprocess.run(command, env=environment, text=True, capture_output=True, cwd=ROOT)
+    assert done.returncode != 0
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "error: rank 1 failed (MemoryError: no room), so the run ended; the same" in errors[0]
+    (run,) = find_runs(tmp_path / "runs")
+    assert run.state == "partial" and "MemoryError" in (run.folder / "error.txt").read_text()
+
+
 def test_shares_are_a_partition_but_of_too_few_samples():
     samples = torch.arange(10, 17)
     parts = [shard(samples, rank, 3) for rank in range(3)]
@@ -257,9 +303,10 @@ def test_a_rank_gives_its_threads_time_after_it_has_left(monkeypatch: pytest.Mon
 
 
 def test_an_environment_that_is_not_whole_is_one_line(monkeypatch: pytest.MonkeyPatch):
-    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+    for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("RANK", "0")
     assert init_distributed(gpus=False) == SINGLE_PROCESS
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match="WORLD_SIZE must come with RANK, MASTER_ADDR, MASTER_POR"):
+    with pytest.raises(ValueError, match="must come with LOCAL_RANK, .*MASTER_PORT too"):
         init_distributed(gpus=False)

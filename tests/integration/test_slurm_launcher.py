@@ -10,20 +10,24 @@ from pathlib import Path
 
 import pytest
 
-from lrd.runs.store import find_runs
+from lrd.launchers.slurm_queue import read_jobs
+from lrd.runs.store import Run, find_runs
+from scripts.benchmarks.endurance import count_differing_bytes
 
 pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
 ROOT = Path(__file__).parents[2]
 
-# Fake SLURM commands that run the jobs of an array in turn. sbatch copies its script to `script`
-# and writes the exit status of each job to `exits`; squeue reports a job as running until then.
+# Fake SLURM commands that run the jobs of an array in turn. sbatch copies its script to `script`,
+# its environment to `environment`, and writes the exit status of each job to `exits`; squeue shows
+# a job as running until then. srun runs the tasks of a job at once, with a log each.
 COMMANDS = {
     "sbatch": r"""
-cp "$1" "$FAKE_SLURM/script"
+cp "$1" "$FAKE_SLURM/script"; env >"$FAKE_SLURM/environment"
 grep -q 'partition=nowhere' "$1" &&
   { echo 'sbatch: error: invalid partition specified: nowhere' >&2; exit 1; }
 id=$(($(cat "$FAKE_SLURM/id" 2>/dev/null || echo 6) + 1)); echo $id >"$FAKE_SLURM/id"
 last=$(sed -n 's/^#SBATCH --array=0-\([0-9]*\)%.*/\1/p' "$1")
+export SLURM_NTASKS_PER_NODE=$(sed -n 's/^#SBATCH --ntasks-per-node=//p' "$1")
 (for task in $(seq 0 ${last:-0}); do
   name=$id
   [ -n "$last" ] && export SLURM_ARRAY_JOB_ID=$id SLURM_ARRAY_TASK_ID=$task && name=${id}_$task
@@ -33,13 +37,28 @@ done) >/dev/null 2>&1 &
 echo "Submitted batch job $id"
 """,
     "srun": r"""
-while [ "${1#--}" != "$1" ]; do [ "$1" = --unbuffered ] || shift; shift; done
-exec "$@"
+while [ "${1#--}" != "$1" ]; do
+  [ "$1" = --output ] && log=$2
+  [ "$1" = --unbuffered ] || shift; shift
+done
+array=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
+log=$(echo "$log" | sed "s/%j/$SLURM_JOB_ID/g; s/%A_%a/$array/g")
+mkdir -p "$(dirname "$log")"
+export SLURM_NTASKS=$SLURM_NTASKS_PER_NODE SLURM_JOB_NUM_NODES=1
+for task in $(seq 0 $((SLURM_NTASKS - 1))); do
+  SLURM_PROCID=$task SLURM_LOCALID=$task "$@" >"${log/\%t/$task}" &
+  tasks="$tasks $!"
+done
+status=0
+for task in $tasks; do wait $task || status=$?; done
+exit $status
 """,
     "squeue": r"""
 [ -e "$FAKE_SLURM/held" ] && { cat "$FAKE_SLURM/held"; exit; }
 id=$(cat "$FAKE_SLURM/id")
-for k in 0 1 2; do grep -q "_$k|" "$FAKE_SLURM/exits" || echo "${id}_$k|RUNNING"; done
+for name in $id ${id}_0 ${id}_1; do
+  grep -q "^$name|" "$FAKE_SLURM/exits" || echo "$name|RUNNING"
+done
 cut -d'|' -f1 "$FAKE_SLURM/exits" | sed 's/$/|COMPLETED/'
 """,
 }
@@ -58,6 +77,16 @@ def fake_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ["PYTHONPATH", *(name for name in os.environ if name.startswith("SLURM_"))]:
         monkeypatch.delenv(name, raising=False)
     return folder
+
+
+def run_on_two_ranks(folder: Path, *settings: str) -> Run:
+    """Train one run by torchrun in ``folder``."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command = [*launcher, str(ROOT / "run.py"), *settings, "run.dir=alone", "train.threads=1"]
+    environment = {**os.environ, "TORCH_CPP_LOG_LEVEL": "ERROR"}
+    subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=True)
+    (run,) = find_runs(folder / "alone")
+    return run
 
 
 def sweep(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
@@ -112,11 +141,114 @@ def test_a_rejected_submission_is_one_line(
     assert not list(find_runs(tmp_path / "runs"))
 
 
-@pytest.mark.slurm
-@pytest.mark.skipif(
+def test_a_job_of_two_ranks_is_a_run_of_torchrun_and_has_nothing_of_the_job_that_submits_it(
+    tmp_path: Path, fake_slurm: Path, monkeypatch: pytest.MonkeyPatch
+):
+    inherited = {"SLURM_JOB_ID": "3", "SLURM_ARRAY_TASK_ID": "5", "SBATCH_TIMELIMIT": "1"}
+    inherited |= {"SLURM_CPUS_PER_TASK": "7", "RANK": "3", "SLURM_CONF": "where/it/is"}
+    for name, value in inherited.items():
+        monkeypatch.setenv(name, value)
+    settings = ["optim=sgdm", "train.epochs=2", "model.hidden=[8]"]
+    command = [sys.executable, str(ROOT / "run.py"), "-m", *settings, "+cluster=slurm"]
+    command += ["cluster.ranks_per_cell=2", "cluster.gpus_per_node=4"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    assert done.stdout.startswith("submitted 1 job as array 7; logs: ")
+    assert "#SBATCH --ntasks-per-node=2\n" in (fake_slurm / "script").read_text()
+    lines = (fake_slurm / "environment").read_text().splitlines()
+    assert [x for x in lines if x.split("=")[0] in inherited] == ["SLURM_CONF=where/it/is"]
+    (run,) = find_runs(tmp_path / "runs")
+    assert run.metadata["ranks"] == 2 and run.metadata["job"] == "7"
+    logs = [p.read_text() for p in sorted((tmp_path / "runs" / ".submitit" / "7").glob("*.out"))]
+    assert ["epoch 2/2" in log for log in logs] == [True, False]  # rank zero alone prints
+    assert count_differing_bytes(run, run_on_two_ranks(tmp_path, *settings)) == 0
+
+
+@pytest.mark.parametrize(
+    ("setting", "line"),
+    [
+        (
+            "cluster.gpus_per_node=3",
+            "cluster.gpus_per_node must be a multiple of cluster.ranks_per_cell=2, or null, got 3",
+        ),
+        ("hydra.launcher.nodes=2", "hydra.launcher.nodes must be 1, got 2: the processes of a run"),
+    ],
+)
+def test_the_ranks_of_a_job_share_a_node_and_its_gpus(
+    tmp_path: Path, fake_slurm: Path, setting: str, line: str
+):
+    done = sweep(tmp_path, "cluster.ranks_per_cell=2", setting)
+    assert done.returncode == 2 and done.stderr.startswith(f"error: {line}")
+    assert done.stderr.count("\n") == 1 and not (fake_slurm / "id").exists()
+
+
+real_slurm = pytest.mark.skipif(
     shutil.which("slurmctld", path="/usr/sbin:" + os.environ["PATH"]) is None,
     reason="needs SLURM: apt-get install slurm-wlm munge",
 )
+
+
+@pytest.mark.slurm
+@real_slurm
+def test_ranks_of_a_real_slurm_are_stopped_requeued_and_preempted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Two jobs of two ranks each: one gets the signal before a time-out, and is requeued once; both
+    are preempted. All bytes are those of runs by torchrun."""
+    settings = ["optim=sgdm", "train.epochs=120", "model.hidden=[32]"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SLURM_LOCAL", str(tmp_path / "slurm"))
+    monkeypatch.setenv("SLURM_LOCAL_CPUS", "4")
+    script = str(ROOT / "scripts" / "slurm_local.sh")
+    started = subprocess.run([script, "start"], stdout=subprocess.PIPE, text=True, check=True)
+    monkeypatch.setenv("SLURM_CONF", started.stdout.strip().partition("=")[2])
+    command = [sys.executable, str(ROOT / "run.py"), "-m", *settings, "optim.lr=0.01,0.02"]
+    command += ["+cluster=slurm", "cluster.ranks_per_cell=2"]
+    try:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as submitter:
+            wait_for_epochs(5, submitter)
+            first = min(job.id for job in read_jobs("runs").values())
+            subprocess.run(["timeout", "2", "scancel", "--signal=USR2", first])
+            until = time.monotonic() + 60
+            while restarts(first) == 0 and time.monotonic() < until:
+                time.sleep(0.5)
+            assert restarts(first) == 1
+            urgent = ["srun", "--partition=urgent", "--ntasks=4", "true"]
+            subprocess.run(urgent, check=True, capture_output=True)
+            text, _ = submitter.communicate(timeout=300)
+        assert submitter.returncode == 0, text
+    finally:
+        subprocess.run([script, "stop"])
+    runs = {run.metadata["config"]["optim"]["lr"]: run for run in find_runs("runs")}
+    assert len(runs) == 2
+    for lr, run in runs.items():
+        job = run.metadata["job"]
+        (log, other) = (Path(f"runs/.submitit/{job}/{job}_{rank}_log.out") for rank in (0, 1))
+        assert "resuming after epoch" in log.read_text() and "epoch" not in other.read_text()
+        (tmp_path / f"{lr}").mkdir()
+        alone = run_on_two_ranks(tmp_path / f"{lr}", *settings, f"optim.lr={lr}")
+        assert count_differing_bytes(Run(tmp_path / run.folder, run.metadata), alone) == 0
+
+
+def wait_for_epochs(count: int, submitter: subprocess.Popen[str]) -> None:
+    """Wait until two runs have logged ``count`` epochs."""
+    until = time.monotonic() + 120
+    while time.monotonic() < until and submitter.poll() is None:
+        runs = list(find_runs("runs"))
+        if len(runs) == 2 and all(len(run.metrics) >= count for run in runs):
+            return
+        time.sleep(0.2)
+    raise AssertionError("no epochs")
+
+
+def restarts(job: str) -> int:
+    """Return how often SLURM has requeued a job."""
+    done = subprocess.run(["scontrol", "show", "job", job], capture_output=True, text=True)
+    return int(re.findall(r"Restarts=(\d+)", done.stdout)[0])
+
+
+@pytest.mark.slurm
+@real_slurm
 def test_a_disturbed_sweep_on_a_real_slurm():
     command = [sys.executable, str(ROOT / "scripts" / "slurm_endurance.py")]
     done = subprocess.run(command, capture_output=True, text=True)

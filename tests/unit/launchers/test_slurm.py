@@ -1,11 +1,13 @@
 """The SLURM launcher: signals inside a job, and how results and lost jobs are collected."""
 
+import os
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
@@ -13,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from lrd.launchers import slurm_queue
 from lrd.launchers.base import Failure, JobResult
 from lrd.launchers.slurm import RequeueableJob, SlurmLauncher
+from lrd.runs.ranks import ProcessRank
 from lrd.runs.signals import Interrupted
 
 pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
@@ -72,6 +75,31 @@ def test_a_forced_run_that_is_requeued_resumes(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     run = FakeRun()
     assert RequeueableJob(run)(force()).score == 97.5 and run.events == ["run"]
+
+
+def test_of_several_ranks_rank_zero_alone_requeues_the_job_and_once(
+    set_handler: Callable[..., Any],
+):
+    other = FakeRun(signal.SIGTERM, signal.SIGUSR2)
+    set_handler(other.handler)
+    with mock.patch.dict(os.environ):
+        ProcessRank(1, 2, 1, 2).export("127.0.0.1", 20_000)
+        assert RequeueableJob(other)(force()).stopped_by == signal.SIGUSR2
+    assert other.events == ["forced", "SIGTERM", "run"]  # resumes after the one, not the other
+
+    class Signaled(FakeRun):
+        """Rank zero, which gets the signal again while it requeues the job for another rank's."""
+
+        def handler(self, number: int, frame: Any) -> None:
+            os.kill(os.getpid(), number)
+            super().handler(number, frame)
+
+    zero = Signaled(signal.SIGUSR2)
+    set_handler(zero.handler)
+    with mock.patch.dict(os.environ), pytest.raises(SystemExit):
+        ProcessRank(0, 2, 0, 2).export("127.0.0.1", 20_000)
+        RequeueableJob(zero)(force())
+    assert zero.events == ["forced", "SIGUSR2"]
 
 
 class FakeQueue(SlurmLauncher):

@@ -1,6 +1,9 @@
 """SLURM's queue: job ids, the list of submitted jobs, and states, with fake SLURM commands."""
 
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -96,6 +99,57 @@ def test_the_last_job_of_a_run_counts_and_an_incomplete_line_does_not(tmp_path: 
     assert read_jobs(tmp_path / "elsewhere") == {}
 
 
+def test_a_torn_line_costs_one_job_and_not_the_list(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    """A process was killed while it wrote, and others append after it."""
+    append_jobs(tmp_path, [SubmittedJob("1", "digits/a/seed0", {})])
+    path = tmp_path / ".submitit" / "jobs.jsonl"
+    with path.open("a") as file:
+        file.write('{"id": "2", "fol')
+    append_jobs(tmp_path, [SubmittedJob("3", "digits/a/seed2", {})])
+    with path.open("a") as file:
+        file.write(
+            '{"id": 4, "folder": "digits/a/seed3", "record": {}}\n["5"]\nnull\n{"id": "6"}\n'
+        )
+    assert [job.id for job in read_jobs(tmp_path).values()] == ["1", "3"]
+    assert [r.getMessage() for r in caplog.records] == [
+        f"note: {path} is damaged in line {n}, which is left out" for n in (2, 4, 5, 6, 7)
+    ]
+
+
+@pytest.mark.parametrize("folder", ["/etc", "../elsewhere/a/seed0", "digits/../../a", "", "."])
+def test_a_listed_directory_is_below_that_of_the_runs(
+    tmp_path: Path, folder: str, caplog: pytest.LogCaptureFixture
+):
+    append_jobs(tmp_path, [SubmittedJob("1", "digits/a/seed0", {})])
+    with (tmp_path / ".submitit" / "jobs.jsonl").open("a") as file:
+        file.write(json.dumps({"id": "2", "folder": folder, "record": {}}) + "\n")
+    assert [str(path) for path in read_jobs(tmp_path)] == [f"{tmp_path}/digits/a/seed0"]
+    assert "line 2" in caplog.text
+    with pytest.raises(ValueError, match="must be below that of all runs"):
+        SubmittedJob("2", folder, {})
+
+
+APPEND = """
+import sys
+from lrd.launchers.slurm_queue import SubmittedJob, append_jobs
+root, name = sys.argv[1:]
+for number in range(40):
+    job = SubmittedJob(f"{name}_{number}", f"{name}/a/seed{number}", {"x": "y" * 9999})
+    append_jobs(root, [job] * 3)
+"""
+
+
+def test_processes_that_append_at_once_keep_each_others_lines(tmp_path: Path):
+    command = [sys.executable, "-c", APPEND, str(tmp_path)]
+    children = [subprocess.Popen([*command, name]) for name in "123"]
+    assert [child.wait() for child in children] == [0, 0, 0]
+    assert len(read_jobs(tmp_path)) == 3 * 40
+    lines = (tmp_path / ".submitit" / "jobs.jsonl").read_text().splitlines()
+    assert len(lines) == 3 * 3 * 40 and all(json.loads(line) for line in lines)
+
+
 @pytest.fixture
 def submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Run]:
     """Four runs, each with a job; the first has finished, the last has not started."""
@@ -137,6 +191,27 @@ def test_an_ended_job_does_not_change_the_state_of_its_run(
     with run_lock(submitted["4_2"].folder):
         states = {run.job: run.state for run in list_runs("runs")}
     assert states == {"4_0": "finished", "4_1": "partial", "4_2": "running", "4_3": "new"}
+
+
+@pytest.mark.parametrize(
+    ("status", "slurm_state", "state"),
+    [
+        ("interrupted", "RUNNING", "partial"),  # stopped by hand; the shell goes on
+        ("failed", "RUNNING", "failed"),
+        ("running", "RUNNING", "running"),  # on another node, whose locks may not reach here
+        ("interrupted", "PENDING", "queued"),  # the script that starts it is queued again
+        ("running", "COMPLETED", "partial"),
+    ],
+)
+def test_a_run_started_by_hand_in_a_job_has_a_state_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: str, slurm_state: str, state: str
+):
+    """As in an interactive shell of SLURM, which outlives the runs that are started in it."""
+    monkeypatch.chdir(tmp_path)
+    RunStore(to_config(compose([]))).run.update(status=status, job="17")
+    fake_commands(tmp_path, monkeypatch, squeue=f"echo '17|{slurm_state}'")
+    (run,) = list_runs("runs")
+    assert (run.job, run.slurm_state, run.state) == ("17", slurm_state, state)
 
 
 def test_slurm_is_not_queried_if_all_runs_are_finished(
