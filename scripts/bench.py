@@ -35,8 +35,8 @@ SECTIONS = {  # functions of scripts.benchmarks, imported after the arguments ar
     "data": "data_loading.measure_loading",
     "growth": "scaling.measure_scaling",
     "hours": "duration.measure_hours",
-    "startup": "startup.measure_startup",
-    "sweep": "sweeps.measure_sweeps",
+    "startup": "commands.measure_startup",
+    "sweep": "commands.measure_sweeps",
 }
 
 
