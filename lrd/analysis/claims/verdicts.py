@@ -37,6 +37,9 @@ WORST: tuple[Status, ...] = (
 )
 
 
+MAX_SPREADS = 3  # standard deviations that are pooled, the largest over the smallest
+
+
 @dataclass(frozen=True)
 class RuleComparison:
     """One comparison of a rule: n pairs, their mean with its 95 % interval, its own status.
@@ -69,6 +72,7 @@ class RuleResult:
         mean: the mean over the comparisons, as one; None for a single one.
         status: at the planned n.
         heterogeneity: p that all comparisons have one mean.
+        spreads: the largest standard deviation over the smallest, where the rule pools them.
         printed: what the rule says of the paper's printed numbers; None where it prints none.
         extension: what the runs say with seeds beyond the planned ones; None without those.
         more: how many seeds would decide an undecided rule if mean and spread stayed.
@@ -79,6 +83,7 @@ class RuleResult:
     mean: RuleComparison | None
     status: Status
     heterogeneity: float | None = None
+    spreads: float | None = None
     printed: str | None = None
     extension: str | None = None
     more: int | None = None
@@ -166,6 +171,8 @@ class RuleResult:
             parts.append(f"worst {self.worst.label} {self.worst.text}")
         if self.heterogeneity is not None and self.heterogeneity < ALPHA:
             parts.append(f"the comparisons differ among themselves (p = {self.heterogeneity:.1g})")
+        if self.spreads is not None and self.spreads > MAX_SPREADS:
+            parts.append(f"spreads differ {self.spreads:.2g} times, too much to be pooled well")
         return parts
 
 
@@ -299,6 +306,7 @@ def _result(
         together,
         status,
         heterogeneity_p(differences) if len(labels) > 1 else None,
+        _spread_ratio(differences) if rule.criterion.together == "ordered" else None,
         printed,
     )
     if status != "undecided" or result.deciding is None:
@@ -310,6 +318,11 @@ def _result(
         estimate = Estimates(*(part[at] for part in vars(decision.cells).values()))
     more = deciding_seeds(rule.criterion, estimate, one.n)
     return replace(result, more=more)
+
+
+def _spread_ratio(differences: Array) -> float | None:
+    sds = [row[~np.isnan(row)].std(ddof=1) for row in differences if (~np.isnan(row)).sum() > 1]
+    return float(max(sds) / min(sds)) if sds and min(sds) > 0 else None
 
 
 def _comparison(

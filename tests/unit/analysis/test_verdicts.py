@@ -254,6 +254,36 @@ def test_every_rule_of_the_paper_on_its_own_numbers():
     assert effects == pytest.approx([-0.355, 0.485, 0.48, 0.285, 0.13])
 
 
+def test_a_ladder_says_where_it_turns_and_whose_spreads_are_unlike(tmp_path: Path):
+    """91, 92, 93 with a spread of 0.1, and then 92 with one of 1."""
+    for seed, noise in enumerate((-0.1, 0.0, 0.1)):
+        for p, value in {1: 91, 0.9: 92 + noise, 0.7: 93 - noise, 0.5: 92 + 10 * noise}.items():
+            run(tmp_path, accuracies(value), "optim=adam", f"lrd.p={p}", f"seed={seed}")
+    steps = [
+        {"experiment": ["quickstart"], "from": ["optim=adam", f"lrd.p={a}"], "to": ["optim=adam"]}
+        | {"over": {"to.lrd.p": [b]}}
+        for a, b in ((1, 0.9), (0.9, 0.7), (0.7, 0.5))
+    ]
+    verdict = judge(tmp_path, {"pairs": steps, "together": "ordered"})
+    assert verdict.status == "undecided"
+    assert "worst of 3: quickstart optim=adam: lrd.p=0.7 to lrd.p=0.5 -1 (" in verdict.explanation
+    assert "spreads differ 11 times" in verdict.explanation
+
+
+def test_cost_is_judged_by_the_records_of_the_benchmark():
+    """Without runs: by the records in the repository, a comparison a table."""
+    claims = [claim for claim in read_catalog().claims if claim.name == "C8"]
+    (verdict,) = judge_claims(RunFrames("nowhere"), (), Catalog({}, {}, tuple(claims)))
+    (part,) = verdict.parts
+    assert len(part.comparisons) >= 10 and verdict.status != "not enough runs"
+    assert all(one.n >= 3 and one.mean is not None for one in part.comparisons)
+    one = next(c for c in part.comparisons if c.label.startswith("step: sgdm: zero_grad"))
+    record = json.loads(Path("results/benchmarks/step.json").read_text())
+    (table_,) = (t for t in record["tables"] if f"step: {t['title']}" == one.label)
+    (line,) = (line for line in table_["lines"] if line["label"] == "LRD, fused")
+    assert one.mean == pytest.approx(100 * (sum(line["ratios"]) / len(line["ratios"]) - 1))
+
+
 def test_power_is_that_of_the_plan(tmp_path: Path):
     catalog: Catalog = read_study(claims_file(tmp_path, ADAM | {"expect": 0.5, "n": 4, "sd": 0.3}))
     from statsmodels.stats.power import TTestPower
