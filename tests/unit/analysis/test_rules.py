@@ -14,6 +14,7 @@ import pytest
 from scipy import stats
 from statsmodels.stats.weightstats import DescrStatsW
 
+from lrd.analysis.claims.printed import planned_effects, printed_values
 from lrd.analysis.claims.rules import (
     STATUSES,
     Criterion,
@@ -27,7 +28,6 @@ from lrd.analysis.claims.rules import (
     status_shares,
 )
 from lrd.analysis.claims.specs import Rule
-from lrd.analysis.claims.verdicts import planned_effects, printed_values
 from lrd.analysis.studies import read_catalog
 
 CLAIMS = read_catalog().claims

@@ -9,15 +9,14 @@ from typing import Any
 import pytest
 import yaml
 
-from lrd.analysis.claims.specs import MEASURES, Measure
-from lrd.analysis.claims.verdicts import (
-    Verdict,
-    judge_claims,
+from lrd.analysis.claims.printed import (
     judge_printed,
     planned_power,
     printed_effects,
     printed_values,
 )
+from lrd.analysis.claims.specs import MEASURES, Measure
+from lrd.analysis.claims.verdicts import Verdict, judge_claims
 from lrd.analysis.frames import RunFrames
 from lrd.analysis.studies import Catalog, read_catalog, read_study
 from lrd.config.compose import compose, to_config
