@@ -18,6 +18,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lrd.analysis.aggregates import bootstrap_interval as bootstrap_interval
+    from lrd.analysis.aggregates import interquartile_mean as interquartile_mean
+    from lrd.analysis.aggregates import performance_profile as performance_profile
+    from lrd.analysis.aggregates import probability_of_improvement as probability_of_improvement
+    from lrd.analysis.aggregates import steps_to_target as steps_to_target
     from lrd.analysis.claims.verdicts import judge_claims as judge_claims
     from lrd.analysis.comparison import compare as compare
     from lrd.analysis.comparison import level_table as level_table
@@ -51,6 +56,11 @@ _MODULES = {
     "cells_frame": "tables",
     "table_parts": "tables",
     "judge_claims": "claims.verdicts",
+    "interquartile_mean": "aggregates",
+    "probability_of_improvement": "aggregates",
+    "performance_profile": "aggregates",
+    "steps_to_target": "aggregates",
+    "bootstrap_interval": "aggregates",
     "plan_experiment": "planning",
 }
 __all__ = list(_MODULES)  # pyright: ignore[reportUnsupportedDunderAll]

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from lrd.analysis.claims.verdicts import planned_power, printed_values
+from lrd.analysis.claims.printed import planned_power, printed_values
 from lrd.analysis.frames import RunFrames
 from lrd.analysis.render import align
 from lrd.analysis.resolve import Resolved, expand_sweep, resolve, run_line, setting_name

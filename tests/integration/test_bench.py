@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from scripts import bench
+from scripts.benchmarks import commands
 from scripts.benchmarks import optimizers as opt
-from scripts.benchmarks import startup
 from scripts.benchmarks.data_loading import photos_table, photos_workload, pil_batches, task_batches
 from scripts.benchmarks.measure import ChildProcess, Options
 from tests.helpers.earlier_commit import commit_lrd
@@ -144,11 +144,11 @@ def test_startup_measures_every_command(monkeypatch: pytest.MonkeyPatch):
         called.append(arguments)
         return float(len(called))
 
-    monkeypatch.setattr(startup, "_cpu_seconds", record)
-    (table,) = startup.measure_startup(Options(rounds=2))
-    commands = {path.name for path in (ROOT / "scripts").glob("*.py")} - {"__init__.py"}
+    monkeypatch.setattr(commands, "_cpu_seconds", record)
+    (table,) = commands.measure_startup(Options(rounds=2))
+    names = {path.name for path in (ROOT / "scripts").glob("*.py")} - {"__init__.py"}
     measured = {line.label.removesuffix(" --help") for line in table.lines}
-    assert measured == {"import lrd", "run.py", *commands}
+    assert measured == {"import lrd", "run.py", *names}
     assert len(called) == 3 * len(table.lines)  # the first turn does not count
     assert table.lines[0].samples == [len(table.lines) + 1, 2 * len(table.lines) + 1]
     assert {str(line.target) for line in table.lines} == {"<= 0.5", "None"}
@@ -156,7 +156,7 @@ def test_startup_measures_every_command(monkeypatch: pytest.MonkeyPatch):
 
 def test_cpu_time_is_the_child_processes():
     busy = "import time\nwhile time.process_time() < 0.3: pass"
-    assert startup._cpu_seconds(["-c", busy]) >= 0.3
+    assert commands._cpu_seconds(["-c", busy]) >= 0.3
 
 
 @pytest.mark.parametrize(

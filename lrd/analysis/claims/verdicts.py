@@ -1,14 +1,13 @@
 """What runs say about claims: each rule judged at its planned number of seeds."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from statistics import fmean
-from typing import Any
 
 import numpy as np
 
 from lrd.analysis.claims.measures import Measured, measure_cost, measure_pair
+from lrd.analysis.claims.printed import judge_printed, printed_values
 from lrd.analysis.claims.rules import (
     ALPHA,
     STATUSES,
@@ -19,8 +18,6 @@ from lrd.analysis.claims.rules import (
     deciding_seeds,
     heterogeneity_p,
     judge_differences,
-    judge_exactly,
-    status_shares,
 )
 from lrd.analysis.claims.specs import Claim, Rule
 from lrd.analysis.frames import RunFrames
@@ -35,6 +32,9 @@ WORST: tuple[Status, ...] = (
     "undecided",
     "supported",
 )
+
+
+MAX_SPREADS = 3  # standard deviations that are pooled, the largest over the smallest
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,7 @@ class RuleResult:
         mean: the mean over the comparisons, as one; None for a single one.
         status: at the planned n.
         heterogeneity: p that all comparisons have one mean.
+        spreads: the largest standard deviation over the smallest, where the rule pools them.
         printed: what the rule says of the paper's printed numbers; None where it prints none.
         extension: what the runs say with seeds beyond the planned ones; None without those.
         more: how many seeds would decide an undecided rule if mean and spread stayed.
@@ -79,6 +80,7 @@ class RuleResult:
     mean: RuleComparison | None
     status: Status
     heterogeneity: float | None = None
+    spreads: float | None = None
     printed: str | None = None
     extension: str | None = None
     more: int | None = None
@@ -166,6 +168,8 @@ class RuleResult:
             parts.append(f"worst {self.worst.label} {self.worst.text}")
         if self.heterogeneity is not None and self.heterogeneity < ALPHA:
             parts.append(f"the comparisons differ among themselves (p = {self.heterogeneity:.1g})")
+        if self.spreads is not None and self.spreads > MAX_SPREADS:
+            parts.append(f"spreads differ {self.spreads:.2g} times, too much to be pooled well")
         return parts
 
 
@@ -296,6 +300,7 @@ def _result(
         together,
         status,
         heterogeneity_p(differences) if len(labels) > 1 else None,
+        _spread_ratio(differences) if rule.criterion.together == "ordered" else None,
         printed,
     )
     if status != "undecided" or result.deciding is None:
@@ -309,6 +314,11 @@ def _result(
     return replace(result, more=more)
 
 
+def _spread_ratio(differences: Array) -> float | None:
+    sds = [row[~np.isnan(row)].std(ddof=1) for row in differences if (~np.isnan(row)).sum() > 1]
+    return float(max(sds) / min(sds)) if sds and min(sds) > 0 else None
+
+
 def _comparison(
     label: str, n: int, found: Estimates, status: Status, failed: tuple[int, int]
 ) -> RuleComparison:
@@ -319,70 +329,3 @@ def _comparison(
         return RuleComparison(label, n, mean, None, None, status, failed)
     low, high = (float(end) for end in found.bounds(ALPHA))
     return RuleComparison(label, n, mean, low, high, status, failed)
-
-
-def printed_values(studies: Sequence[Study]) -> dict[Any, float]:
-    """Return the published numbers of studies, by metric, experiment and overrides."""
-    found: dict[Any, float] = {}
-    for table in (table for study in studies for table in study.tables.values()):
-        for cell in table.cells():
-            if cell.paper is not None:
-                found["score", cell.experiment, frozenset(cell.overrides)] = cell.paper
-    for figure in (figure for study in studies for figure in study.figures.values()):
-        for curve in figure.curves():
-            for metric, value in curve.paper.items():
-                found[metric, curve.cell.experiment, frozenset(curve.cell.overrides)] = value
-    return found
-
-
-def printed_effects(rule: Rule, printed: Mapping[Any, float]) -> list[float] | None:
-    """Return the differences of a rule's pairs as the paper prints them; None unless it has all."""
-    reduce = np.ptp if rule.measure.name == "range" else fmean
-    if rule.measure.name not in ("final", "range"):
-        return None
-
-    def side(cells: Sequence[CellSpec]) -> float:
-        keys = ((rule.measure.keys[0], c.experiment, frozenset(c.overrides)) for c in cells)
-        return float(reduce([printed[key] for key in keys]))
-
-    try:
-        return [round(side(pair.other) - side(pair.base), 6) for pair in rule.pairs]
-    except KeyError:
-        return None
-
-
-def judge_printed(rule: Rule, printed: Mapping[Any, float]) -> str | None:
-    """Return what the rule says of the printed numbers, which have no intervals."""
-    effects = printed_effects(rule, printed)
-    if effects is None:
-        return None
-    status = judge_exactly(rule.criterion, effects)
-    if len(effects) == 1:
-        return f"{status} ({effects[0]:+.3g})"
-    if rule.criterion.together == "mean":
-        return f"{status} ({fmean(effects):+.3g})"
-    single = replace(rule.criterion, least=None)
-    alone = [judge_exactly(single, [effect]) for effect in effects]
-    return f"{status} ({alone.count('supported')} of {len(alone)})"
-
-
-def planned_power(rule: Rule, printed: Mapping[Any, float], trials: int = 2000) -> float:
-    """Return the chance that the rule, at its planned n, supports a claim whose effect is the one
-    that it expects, by simulation."""
-    return status_shares(rule.criterion, planned_effects(rule, printed), rule.sd, rule.n, trials)[
-        "supported"
-    ]
-
-
-def planned_effects(rule: Rule, printed: Mapping[Any, float]) -> list[float]:
-    """Return the effects for which a rule's n is planned.
-
-    Raises:
-        ValueError: the paper prints none and the rule expects none.
-    """
-    if rule.expect is not None:
-        return [rule.expect] * max(1, len(rule.pairs))
-    effects = printed_effects(rule, printed)
-    if effects is None:
-        raise ValueError(f"{rule}: expect must be given, since the paper prints no such number")
-    return effects

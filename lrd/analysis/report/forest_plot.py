@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from lrd.analysis.claims.verdicts import RuleResult
+from lrd.analysis.claims.verdicts import RuleComparison, RuleResult
 
 WIDTH = 180  # of a drawing, in units of its SVG
 MAX_RATIO = 8  # an interval is cut at this multiple of the largest mean
@@ -77,13 +77,18 @@ def rule_estimates(result: RuleResult) -> tuple[list[Estimate], AxisScale]:
     threshold = -smallest if must in ("fall", "no_fall") else smallest
     digits = max(0, 1 - math.floor(math.log10(smallest)))
     found = result.comparisons
-    estimates = [Estimate(c.label, c.n, c.mean, c.low, c.high, digits, c.status) for c in found]
+    estimates = [Estimate(_label(c), c.n, c.mean, c.low, c.high, digits, c.status) for c in found]
     ends = [end for c in found if c.status != "not enough runs" for end in (c.low, c.high)]
     if result.pooled is not None:
         pooled = Estimate("mean", None, *result.pooled, digits, result.status, is_pooled=True)
         estimates.append(pooled)
         ends += result.pooled
     return estimates, fit_axis([c.mean for c in found], ends, threshold)
+
+
+def _label(one: RuleComparison) -> str:
+    base, other = one.failed
+    return f"{one.label} (failed runs: {other}, of the base {base})" if base or other else one.label
 
 
 def _finite(values: Iterable[float | None]) -> list[float]:

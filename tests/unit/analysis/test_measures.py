@@ -101,3 +101,14 @@ def test_cost_is_of_repetitions_in_one_process(tmp_path: Path):
     with mock.patch.object(measures, "CONFIGS", tmp_path / "configs"):
         found = measure_cost(measure)
     assert found == {"step_a: adam: backward + step, FCNet": pytest.approx([10, -10])}
+
+
+def test_ranges_of_as_many_runs_are_unbiased():
+    """Four values of p_sd against four of p, whose accuracies are all the same but for noise."""
+    rng = np.random.default_rng(3)
+    for n in (3, 10):
+        sides = np.ptp(rng.normal(0, 0.15, (2, 2000, 1, 4, n)), axis=-2)
+        d = sides[1] - sides[0]
+        found = judge_differences(Criterion("rise", 0.2), d, n).status
+        for status in ("supported", "opposite found"):
+            assert (found == STATUSES.index(status)).mean() <= 0.05

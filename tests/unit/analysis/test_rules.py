@@ -14,6 +14,7 @@ import pytest
 from scipy import stats
 from statsmodels.stats.weightstats import DescrStatsW
 
+from lrd.analysis.claims.printed import planned_effects, printed_values
 from lrd.analysis.claims.rules import (
     STATUSES,
     Criterion,
@@ -27,7 +28,6 @@ from lrd.analysis.claims.rules import (
     status_shares,
 )
 from lrd.analysis.claims.specs import Rule
-from lrd.analysis.claims.verdicts import planned_effects, printed_values
 from lrd.analysis.studies import all_studies
 
 CLAIMS = [claim for study in all_studies() for claim in study.claims]
@@ -402,3 +402,11 @@ def test_what_the_paper_prints_by_its_own_rules():
     assert [judge_exactly(single, [g]) for g in gains].count("supported") == 7
     assert judge_exactly(Criterion("rise", 0.1, "each", least=8), gains) != "supported"
     assert judge_exactly(rule_of("C3", 0), np.mean([gains[:5], gains[5:]], 0)) == "supported"
+
+
+def test_looking_after_every_seed_errs_three_times_as_often():
+    """Why n is fixed before the runs: no effect, looked at from 3 seeds to 10."""
+    d = simulate_differences([0.0], 0.5, 10, 20_000)
+    rise = Criterion("rise", 0.1)
+    looks = [judge_differences(rise, d[..., :n], n).status == 0 for n in range(3, 11)]
+    assert looks[-1].mean() < 0.03 and 0.07 < np.any(looks, axis=0).mean() < 0.1

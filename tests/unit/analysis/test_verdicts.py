@@ -9,15 +9,14 @@ from typing import Any
 import pytest
 import yaml
 
-from lrd.analysis.claims.specs import MEASURES, Measure
-from lrd.analysis.claims.verdicts import (
-    Verdict,
-    judge_claims,
+from lrd.analysis.claims.printed import (
     judge_printed,
     planned_power,
     printed_effects,
     printed_values,
 )
+from lrd.analysis.claims.specs import MEASURES, Measure
+from lrd.analysis.claims.verdicts import Verdict, judge_claims
 from lrd.analysis.frames import RunFrames
 from lrd.analysis.studies import all_studies, read_study
 from lrd.analysis.studies.find import find_study
@@ -249,10 +248,40 @@ def test_every_rule_of_the_paper_on_its_own_numbers():
         "C10.0": "supported (+5.1)",
         "C10.1": "supported (+1.6)",
         "C13.1": "supported (+0.871)",
+        "R1.0": "supported (+0.459)",
     }
     c3 = next(c for c in claims if c.name == "C3").rules[0]
     effects = printed_effects(c3, printed)
     assert effects == pytest.approx([-0.355, 0.485, 0.48, 0.285, 0.13])
+
+
+def test_a_ladder_says_where_it_turns_and_whose_spreads_are_unlike(tmp_path: Path):
+    """91, 92, 93 with a spread of 0.1, and then 92 with one of 1."""
+    for seed, noise in enumerate((-0.1, 0.0, 0.1)):
+        for p, value in {1: 91, 0.9: 92 + noise, 0.7: 93 - noise, 0.5: 92 + 10 * noise}.items():
+            run(tmp_path, accuracies(value), "optim=adam", f"lrd.p={p}", f"seed={seed}")
+    steps = [
+        {"experiment": ["quickstart"], "from": ["optim=adam", f"lrd.p={a}"], "to": ["optim=adam"]}
+        | {"over": {"to.lrd.p": [b]}}
+        for a, b in ((1, 0.9), (0.9, 0.7), (0.7, 0.5))
+    ]
+    verdict = judge(tmp_path, {"pairs": steps, "together": "ordered"})
+    assert verdict.status == "undecided"
+    assert "worst of 3: quickstart optim=adam: lrd.p=0.7 to lrd.p=0.5 -1 (" in verdict.explanation
+    assert "spreads differ 11 times" in verdict.explanation
+
+
+def test_cost_is_judged_by_the_records_of_the_benchmark():
+    """Without runs: by the records in the repository, a comparison a table."""
+    (verdict,) = judge_claims(find_study("C8")[0], RunFrames("nowhere"))
+    (part,) = verdict.parts
+    assert len(part.comparisons) >= 10 and verdict.status != "not enough runs"
+    assert all(one.n >= 3 and one.mean is not None for one in part.comparisons)
+    one = next(c for c in part.comparisons if c.label.startswith("step: sgdm: zero_grad"))
+    record = json.loads(Path("results/benchmarks/step.json").read_text())
+    (table_,) = (t for t in record["tables"] if f"step: {t['title']}" == one.label)
+    (line,) = (line for line in table_["lines"] if line["label"] == "LRD, fused")
+    assert one.mean == pytest.approx(100 * (sum(line["ratios"]) / len(line["ratios"]) - 1))
 
 
 def test_power_is_that_of_the_plan(tmp_path: Path):
