@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 
 from lrd.analysis.command_line import (
-    TEXT_FORMATS,
+    TABLE_FORMATS,
     StudyRequest,
     print_missing,
     run_command,
@@ -25,7 +25,7 @@ from lrd.analysis.command_line import (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = study_parser(__doc__)
-    parser.add_argument("--format", default="text", choices=TEXT_FORMATS)
+    parser.add_argument("--format", default="text", choices=TABLE_FORMATS)
     args = parser.parse_intermixed_args(arguments)
 
     def body() -> None:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from lrd.analysis.matching import CellResults
     from lrd.analysis.studies import Study
 
-TEXT_FORMATS = ("text", "markdown", "latex", "csv")
+TABLE_FORMATS = ("text", "markdown", "latex", "csv")
 
 
 def build_parser(

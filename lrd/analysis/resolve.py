@@ -176,7 +176,7 @@ def _integer(seed: str) -> int:
         raise ValueError(f"seed must be whole numbers, got {seed}") from None
 
 
-def experiment_names() -> list[str]:
+def list_experiments() -> list[str]:
     """Return the experiments of ``configs/`` and of the user's directory."""
     require_checkout()
     files = (path for folder in config_dirs() for path in folder.glob("experiment/*.yaml"))

@@ -191,7 +191,9 @@ class Verdict:
 
     @property
     def explanation(self) -> str:
-        return "; ".join(dict.fromkeys(part.explanation for part in self.parts))
+        if len(self.parts) == 1:
+            return self.parts[0].explanation
+        return "; ".join(f"{part.status}: {part.explanation}" for part in self.parts)
 
     @property
     def missing(self) -> dict[CellSpec, int]:

@@ -10,7 +10,7 @@ from itertools import cycle, product
 from pathlib import Path
 from typing import TypeVar
 
-from lrd.analysis.resolve import experiment_names, setting_name, sweep_values, swept_settings
+from lrd.analysis.resolve import list_experiments, setting_name, sweep_values, swept_settings
 from lrd.analysis.studies.read import Study, all_studies, read_study
 from lrd.analysis.studies.spec import (
     CellSpec,
@@ -62,7 +62,7 @@ def find_study(name: str, overrides: Sequence[str] = ()) -> tuple[Study, list[st
         if tables or figures or claims:
             part = replace(study, name=name, tables=tables, figures=figures, claims=claims)
             return _restrict(part, overrides)
-    experiments = experiment_names()
+    experiments = list_experiments()
     if name not in experiments:
         known = ", ".join(study.name for study in studies)
         raise ValueError(

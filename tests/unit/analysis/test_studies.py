@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lrd.analysis.resolve import experiment_names
+from lrd.analysis.resolve import list_experiments
 from lrd.analysis.studies import all_studies, read_study
 from lrd.analysis.studies.find import figures_of, find_study, tables_of
 from lrd.config.compose import use_config_dir
@@ -49,7 +49,7 @@ def labels(folder: Path, contrasts: str) -> list[str]:
 
 def test_every_study_part_and_experiment_has_tables_and_figures():
     parts = [name for study in all_studies() for name in (*study.tables, *study.figures)]
-    names = [*(study.name for study in all_studies()), *parts, *experiment_names()]
+    names = [*(study.name for study in all_studies()), *parts, *list_experiments()]
     assert {"lrd_paper", "table1", "figure6", "quickstart", "fast_cifar10"} <= set(names)
     for name in names:
         study, rest = find_study(name)
