@@ -12,7 +12,9 @@ from typing import Any
 from lrd.config.schema import Config
 from lrd.config.sources import OUR_PACKAGES, TORCH_PACKAGES, recipe_of, source_of
 
-NAMES_ONLY = ("dataset.name",)  # settings that only name something
+# Images in a folder are known by their name, wherever the folder is; what it holds is recorded and
+# compared by its manifest. The name of any other data set only names it.
+FOLDER_DATASET = "tasks.folder.ImageFolder"
 SOURCE = "source."  # prefix of the keys that hold code of the user's
 
 
@@ -34,10 +36,12 @@ def identity(config: Config) -> dict[str, Any]:
         if name.endswith("._target_") and isinstance(target, str):
             flat[name] = _canonical_target(target)
             flat |= _code_of(name.removesuffix("._target_"), target)
+    is_folder = flat.get("dataset._target_") == FOLDER_DATASET
+    names_only = "dataset.path" if is_folder else "dataset.name"
     return {
         name: flat[name]
         for name in sorted(flat)
-        if name not in NAMES_ONLY and (name not in DEFAULTS or flat[name] != DEFAULTS[name])
+        if name != names_only and (name not in DEFAULTS or flat[name] != DEFAULTS[name])
     }
 
 

@@ -54,9 +54,7 @@ def build(config: Config, ranks: DistributedContext = SINGLE_PROCESS) -> Compone
     device = configure_device(config)
     fused = config.lrd.implementation != "reference"
     make = {
-        group: resolve_target(
-            group, getattr(config, group), config.run.allow, fused, config.train.weight_decay
-        )
+        group: resolve_target(group, getattr(config, group), config.run.allow, fused)
         for group in ("optim", "schedule")
     }
     resolve_loggers(config)
@@ -105,9 +103,7 @@ def check_components(config: Config) -> None:
         ValueError: A class, a setting of a class, or data are missing.
     """
     for group in ("optim", "schedule"):
-        resolve_target(
-            group, getattr(config, group), config.run.allow, task_decay=config.train.weight_decay
-        )
+        resolve_target(group, getattr(config, group), config.run.allow)
     build_regularizers(config)
     resolve_loggers(config)
     task = build_task(config, torch.device("cpu"))

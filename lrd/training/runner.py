@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from lrd.config import Config
+from lrd.config.fingerprint import FOLDER_DATASET
 from lrd.loggers import ConsoleLogger, ImageLogger, JSONLLogger, Logger, StepLogger, replay
 from lrd.runs import (
     Interrupted,
@@ -104,9 +105,11 @@ def _compare_data(run: Run, found: str | None) -> None:
     recorded = run.metadata.get("data_manifest")
     if recorded is not None and recorded != found:
         state = "finished" if run.status == "finished" else "unfinished"
+        is_folder = run.metadata["config"]["dataset"]["_target_"] == FOLDER_DATASET
+        name = "dataset.name" if is_folder else "run.name"
         raise ValueError(
             f"{run.folder} is {state}, with other data (then {recorded}, now {found}): restore "
-            "them, or keep both runs by run.name=NAME, or replace this one by run.force=true"
+            f"them, or keep both runs by {name}=NAME, or replace this one by run.force=true"
         )
 
 
