@@ -186,6 +186,8 @@ def build_trainer(
     )
     if about := parts.task.describe():
         log.info(about)
+    if parts.task.labels is not None:  # its networks pool an image to one value per channel
+        trainer.require_batches_for_batch_norm()
     return trainer, _choose_implementation(parts, config.lrd.implementation, recorded or {})
 
 
