@@ -184,11 +184,7 @@ class RunStore:
 
     def delete_outputs(self) -> None:
         """Delete what the run's directory holds, except its lock, and forget its metadata."""
-        for path in self.folder.iterdir():
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            elif path.name != LOCK_NAME:
-                path.unlink()
+        delete_content(self.folder)
         self.refresh()
 
     def _file_state(self) -> tuple[int, int] | None:
@@ -224,6 +220,15 @@ class RunStore:
             raise ValueError(
                 f"{self.folder}/run.json is of another run ({settings}): move that directory away"
             )
+
+
+def delete_content(folder: Path) -> None:
+    """Delete what a run's directory holds, except its lock."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != LOCK_NAME:
+            path.unlink()
 
 
 class RunIndex:

@@ -1,6 +1,7 @@
 """Using what was trained: load a network, score it again, predict images."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -101,14 +102,18 @@ def test_scoring_again_equals_a_run_that_was_scored_so(cli, capfd: pytest.Captur
     asked = ("eval.final_mode=whole", "eval.scales=[0.5]")
     plain = trained(cli, *SHAPES)
     before = (plain.folder / "metrics.jsonl").read_bytes()
-    assert evaluate.main([str(plain.folder), *asked]) == 0
+    assert "note: " not in cli(*SHAPES).out
+    note = cli(*SHAPES, *asked).out.partition("note: ")[2].splitlines()[0]
+    command = shlex.split(note.partition("these: ")[2])
+    assert command == ["python", "scripts/evaluate.py", str(plain.folder), "eval.scales=[0.5]"]
+    assert evaluate.main([*command[2:], asked[0]]) == 0
     assert "val_whole_multiscale_miou" in capfd.readouterr().out
     after = open_run(plain.folder)
     assert (plain.folder / "metrics.jsonl").read_bytes() == before
     added = {"evaluations": after.metadata["evaluations"]}
     assert after.metadata == {**plain.metadata, **added} and after.final == plain.final
     (entry,) = added["evaluations"]
-    assert entry["settings"] == {"eval.final_mode": "whole", "eval.scales": [0.5]}
+    assert entry["settings"] == {"eval.scales": [0.5], "eval.final_mode": "whole"}
     # The same training, whose last epoch is scored in that way.
     assert cli(*SHAPES, *asked, "run.dir=other").status == 0
     (reference,) = find_runs("other")
