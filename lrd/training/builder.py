@@ -25,6 +25,7 @@ from lrd.training.instantiate import TorchSchedule, resolve_target
 from lrd.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
+CPU = torch.device("cpu")
 WANDB = {"_target_": "lrd.loggers.wandb.WandbLogger"}
 
 
@@ -106,12 +107,12 @@ def check_components(config: Config) -> None:
         resolve_target(group, getattr(config, group), config.run.allow)
     build_regularizers(config)
     resolve_loggers(config)
-    task = build_task(config, torch.device("cpu"))
+    task = build_task(config)
     check_eval(config.eval, task)
     task.manifest()
 
 
-def build_task(config: Config, device: torch.device) -> Task:
+def build_task(config: Config, device: torch.device = CPU) -> Task:
     """Instantiate the task with its dataset; read no data and build no network."""
     make_task, make_model = (
         resolve_target(group, getattr(config, group), config.run.allow)
@@ -132,7 +133,7 @@ def resolve_loggers(config: Config) -> dict[str, Callable[..., Logger]]:
     }
 
 
-def build_dataset(config: Config, device: torch.device) -> Dataset:
+def build_dataset(config: Config, device: torch.device = CPU) -> Dataset:
     """Instantiate the dataset; read no data."""
     make_dataset = resolve_target("dataset", config.dataset, config.run.allow)
     return make_dataset(_setup(config, device))

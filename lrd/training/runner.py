@@ -95,7 +95,7 @@ def _require_same_data(store: RunStore) -> None:
     if store.run.metadata.get("data_manifest") is None:
         return
     try:
-        found = build_task(store.config, torch.device("cpu")).manifest()
+        found = build_task(store.config).manifest()
     except (ValueError, OSError):  # data are missing: nothing says that they differ
         return
     _compare_data(store.run, found)

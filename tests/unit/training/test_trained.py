@@ -156,6 +156,38 @@ def test_other_data_of_the_same_labels(digits: Run):
     assert scores.keys() == {"holdout_loss", "holdout_accuracy"}
 
 
+def test_data_of_ones_own_from_a_config_dir(
+    digits: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """The test digits below five, by scikit-learn alone."""
+    code = """from tasks.images import Digits
+class FewDigits(Digits):
+    def read(self, train):
+        images, labels = super().read(train)
+        return images[labels < 5], labels[labels < 5]
+"""
+    (tmp_path / "few_digits.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name, text in {
+        "dataset/few.yaml": "{_target_: few_digits.FewDigits, name: few, holdout: 0}",
+        "own/settings.yaml": "# @package _global_\nrun: {allow: [few_digits]}",
+    }.items():
+        (tmp_path / "mine" / name).parent.mkdir(parents=True)
+        (tmp_path / "mine" / name).write_text(text)
+    command = [str(digits.folder), "dataset=few", "--config-dir"]
+    assert evaluate.main([*command, "nowhere"]) == 2
+    assert "--config-dir must be a directory, got nowhere" in line(capfd)
+    assert evaluate.main([*command, "mine"]) == 0
+    pixels, labels = digit_images()
+    pixels, labels = pixels[labels < 5], labels[labels < 5]
+    inputs = torch.tensor(pixels / 16, dtype=torch.float32).view(-1, 1, 8, 8)
+    with torch.no_grad():
+        guesses = lrd.load_model(digits)(inputs).argmax(1)
+    (entry,) = open_run(digits.folder).metadata["evaluations"]
+    right = float((guesses.numpy() == labels).mean() * 100)
+    assert entry["scores"]["test_accuracy"] == pytest.approx(right)
+
+
 def test_only_a_finished_run_is_scored_again(digits: Run, capfd: pytest.CaptureFixture[str]):
     digits.update(status="interrupted")
     assert evaluate.main([str(digits.folder)]) == 2
