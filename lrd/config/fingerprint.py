@@ -6,6 +6,7 @@ Equal numbers, one identity, as far as that is known without importing torch.
 import hashlib
 import json
 from dataclasses import fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -113,9 +114,17 @@ def _flatten_config(config: Config) -> dict[str, Any]:
 
 def _hash_weights(name: str, value: Any) -> Any:
     """Return the hash of a weights file, whatever its name; any other value in canonical form."""
-    if name.endswith(".weights") and isinstance(value, str) and Path(value).is_file():
-        return "sha256:" + hashlib.sha256(Path(value).read_bytes()).hexdigest()
+    if name.endswith(".weights") and isinstance(value, str) and (path := Path(value)).is_file():
+        stat = path.stat()
+        return _hash_file(path.resolve(), stat.st_mtime_ns, stat.st_size)
     return _canonical(value)
+
+
+@cache
+def _hash_file(path: Path, modified: int, size: int) -> str:
+    """Return the hash of a file's content, which a run and each job of a sweep ask for."""
+    with path.open("rb") as file:
+        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _canonical(value: Any) -> Any:

@@ -28,7 +28,7 @@ from lrd.runs import (
 )
 from lrd.runs.labels import experiment_names
 from lrd.runs.store import describe_os_error, summarize
-from lrd.training.builder import build, build_task, build_trainer, resolve_loggers
+from lrd.training.builder import build, build_task, build_trainer, check_eval, resolve_loggers
 from lrd.training.checkpoint import (
     BestWeights,
     CheckpointError,
@@ -115,7 +115,11 @@ def _compare_data(run: Run, found: str | None) -> None:
 
 
 def _note_other_evaluation(run: Run, config: Config) -> None:
-    """Name the command that scores a finished run with the evaluation settings of ``config``."""
+    """Name the command that scores a finished run with the evaluation settings of ``config``.
+
+    Raises:
+        ValueError: The task has no such evaluation.
+    """
     recorded, requested = run.metadata["config"].get("eval", {}), asdict(config.eval)
     changed = [
         f"eval.{name}={json.dumps(requested[name]).strip(chr(34)).replace(' ', '')}"
@@ -123,6 +127,7 @@ def _note_other_evaluation(run: Run, config: Config) -> None:
         if name in recorded and recorded[name] != requested[name]
     ]
     if changed:
+        check_eval(config.eval, build_task(config))
         command = shlex.join(["python", "scripts/evaluate.py", str(run.folder), *changed])
         log.info(f"note: it was scored with other eval settings; these: {command}")
 
