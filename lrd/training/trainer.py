@@ -320,8 +320,8 @@ class Trainer:
         if last or (at.epoch + 1) % self.eval_every == 0:
             metrics |= self.evaluate(last)
             self._require_finite(metrics)
-            # A score of nothing, such as that of a class without samples, is no number.
-            metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}
+        # A score of nothing, such as that of a class without samples, is no number, nor JSON.
+        metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}
         metrics |= {
             "lr": float(self.optimizer.param_groups[0]["lr"]),
             "fraction_kept": self.optimizer.fraction_kept(),
