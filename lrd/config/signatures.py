@@ -4,6 +4,7 @@ torch."""
 import ast
 from collections.abc import Iterator
 from functools import lru_cache
+from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -122,13 +123,9 @@ def _parse(path: Path, modified: int) -> list[ast.stmt]:
 
 
 def _path_of(module: str) -> Path | None:
-    """Return the file of a module. ``find_spec`` would import the packages around it."""
+    """Return the file of a module, without an import of the packages around it."""
     package, *rest = module.split(".")
-    try:
-        spec = find_spec(package)
-    except (ImportError, ValueError):  # a module without a spec, such as __main__
-        return None
-    if spec is None:
+    if (spec := package_spec(package)) is None:
         return None
     if spec.submodule_search_locations is None:
         is_python = spec.origin is not None and spec.origin.endswith(".py")
@@ -139,3 +136,11 @@ def _path_of(module: str) -> Path | None:
             if path.is_file():
                 return path
     return None
+
+
+def package_spec(package: str) -> ModuleSpec | None:
+    """Return where a top-level package is, or None."""
+    try:
+        return find_spec(package)
+    except (ImportError, ValueError):  # a module without a spec, such as __main__
+        return None

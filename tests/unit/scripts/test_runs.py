@@ -89,6 +89,7 @@ def test_rows_that_look_alike_name_the_settings_in_which_they_differ(show):
         (["seed=1"], {"partial"}),
         (["state=partial"], {"partial", "stopped"}),
         (["name=mnist"], set()),
+        (["name=["], set()),  # no YAML
     ],
 )
 def test_filters_by_setting(show, runs: dict[str, Run], filters: list[str], names: set[str]):
@@ -101,6 +102,7 @@ def test_filters_by_setting(show, runs: dict[str, Run], filters: list[str], name
     [
         (["lrd.q=1"], "error: no run has a setting lrd.q"),
         (["adam"], "error: a filter must be SETTING=VALUE, got adam"),
+        (["p<["], "error: p< must be given a number, got ["),
         (["--show", "ffff"], "error: RUN must name one run, got ffff, which names 0"),
     ],
 )
