@@ -1,11 +1,14 @@
 """Delete runs that neither finished nor run, and run directories in which nothing is."""
 
+import logging
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from lrd.runs.lock import LOCK_NAME, RunLocked, is_locked, run_lock
 from lrd.runs.store import Run, delete_content
+
+log = logging.getLogger(__name__)
 
 
 def is_prunable(run: Run, root: Path) -> bool:
@@ -36,7 +39,7 @@ def delete_folders(folders: Iterable[Path]) -> int:
                 delete_content(folder)
                 deleted += 1
         except RunLocked as busy:
-            print(f"left: {busy}")
+            log.warning(f"left: {busy}")
     return deleted
 
 
