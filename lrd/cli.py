@@ -29,7 +29,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from lrd.config.compose import CONFIGS, explain, require_checkout, to_config
@@ -78,12 +78,15 @@ class CheckCommand(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         _check_launcher(config)
-        searches = not config.hydra.sweeper._target_.endswith(".BasicSweeper")
-        if searches and config.dataset.get("holdout") == 0:
+        if config.hydra.sweeper._target_.endswith(".BasicSweeper"):
+            return
+        if config.dataset.get("holdout") == 0:
             raise InvalidCommand(
                 "dataset.holdout must be above 0 where a search chooses by the score, got 0: "
                 "the test set must not choose"
             )
+        with open_dict(config), read_write(config):
+            config.hydra.sweeper.direction = _search_direction(config)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Remove the file in which Hydra keeps a sweep's configuration, and a folder without runs:
@@ -92,6 +95,17 @@ class CheckCommand(Callback):
         (folder / "multirun.yaml").unlink(missing_ok=True)
         with suppress(OSError):
             folder.rmdir()
+
+
+def _search_direction(config: DictConfig) -> str:
+    """Return ``maximize`` or ``minimize``, as the score of the task says."""
+    from lrd.training.builder import build_task
+
+    own = OmegaConf.masked_copy(config, [str(name) for name in config if name != "hydra"])
+    try:
+        return "maximize" if build_task(to_config(own)).score.maximize else "minimize"
+    except ValueError as error:
+        raise InvalidCommand(str(error)) from error
 
 
 def _check_launcher(config: DictConfig) -> None:

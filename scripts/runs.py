@@ -6,7 +6,8 @@
     python scripts/runs.py --format csv --out runs.csv       one row a run; also json, parquet
     python scripts/runs.py --show RUN                        configuration, provenance, last epoch
     python scripts/runs.py --diff RUN RUN                    the settings in which two differ
-    python scripts/runs.py --prune [FILTER ...] [--yes]      delete partial and failed ones
+    python scripts/runs.py --prune [FILTER ...] [--yes]      delete partial and failed ones, and,
+                                                             without a filter, empty folders
 
 RUN is a run directory, or the start of its fingerprint, with /seed<k> where there are several.
 Every column and every setting is a filter. States: finished, running (a process holds it, or a job
@@ -19,36 +20,8 @@ they differ.
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from shutil import rmtree
-from typing import TYPE_CHECKING
 
 from lrd.analysis.command_line import build_parser, run_command
-
-if TYPE_CHECKING:
-    from lrd.runs.store import Run
-
-
-def prune(runs: "Sequence[Run]") -> int:
-    """Delete runs and return how many. A run that starts meanwhile is left."""
-    from lrd.runs.lock import RunLocked, run_lock
-
-    deleted = 0
-    for run in runs:
-        try:
-            with run_lock(run.folder):
-                rmtree(run.folder)
-                deleted += 1
-        except RunLocked as busy:
-            print(f"left: {busy}")
-        if run.folder.parent.is_dir() and not any(run.folder.parent.iterdir()):
-            run.folder.parent.rmdir()
-    return deleted
-
-
-def is_prunable(run: "Run", root: Path) -> bool:
-    """Return whether a run neither finished nor runs, and no link leads to it."""
-    real = run.folder.resolve() == root.resolve() / run.folder.relative_to(root)
-    return run.state in ("partial", "failed", "unreadable") and real
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -68,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from lrd.analysis.render import describe_run, export_runs, format_runs
         from lrd.config.fingerprint import diff_identities
         from lrd.launchers.slurm_queue import list_runs
+        from lrd.runs.pruning import delete_folders, find_empty_folders, is_prunable
 
         runs = list_runs(args.runs)
         if args.show:
@@ -78,13 +52,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         frame = list_frame(runs, args.overrides, args.sort)
         if not args.prune:
             return print(export_runs(runs, frame, args.format, args.out))
-        doomed = frame.loc[[is_prunable(runs[row], Path(args.runs)) for row in frame.index]]
-        if not len(doomed):
+        root = Path(args.runs)
+        doomed = frame.loc[[is_prunable(runs[row], root) for row in frame.index]]
+        empty = [] if args.overrides else find_empty_folders(root)
+        if not len(doomed) and not empty:
             return print("nothing to prune")
-        print(format_runs(runs, doomed))
+        print(format_runs(runs, doomed) if len(doomed) else f"{len(empty)} empty folders")
         if not args.yes and input("delete these? [y/N] ").strip().lower() not in ("y", "yes"):
             return print("nothing deleted")
-        print(f"deleted {prune([runs[row] for row in doomed.index])}")
+        deleted = delete_folders(runs[row].folder for row in doomed.index)
+        print(f"deleted {deleted} runs and {delete_folders(empty)} empty folders")
 
     return run_command(body)
 

@@ -234,28 +234,38 @@ def select_runs(runs: pd.DataFrame, filters: Sequence[str]) -> pd.DataFrame:
         parts = re.fullmatch(r"([^=<>]+)(<=|>=|=|<|>)(.*)", text, re.DOTALL)
         if parts is None:
             raise ValueError(f"a filter must be SETTING=VALUE, got {text}")
+        if not len(runs):
+            continue
         name, sign, value = parts.groups()
-        if len(runs) and name not in runs:
+        if name not in runs:
             near = difflib.get_close_matches(name, map(str, runs.columns), 1)
             hint = f". Did you mean {near[0]}?" if near else "; --show RUN lists those of a run"
             raise ValueError(f"no run has a setting {name}{hint}")
-        if len(runs):
-            wanted = yaml.safe_load(value)
-            if sign != "=" and _to_float(wanted) is None:
-                raise ValueError(f"{name}{sign} must be given a number, got {value}")
-            # A list shows scores with two decimals.
-            column = (
-                runs[name].round(2) if name in ("final", "best") and sign == "=" else runs[name]
-            )
-            runs = runs.loc[[_holds(known, sign, wanted) for known in column]]
+        wanted = _parse_value(value)
+        if sign != "=" and _to_float(wanted) is None:
+            raise ValueError(f"{name}{sign} must be given a number, got {value}")
+        column = runs[name]
+        if sign == "=" and name in ("final", "best"):
+            column = column.round(2)  # as a list shows them
+        runs = runs.loc[[_holds(known, sign, wanted) for known in column]]
     return runs
+
+
+def _parse_value(text: str) -> Any:
+    """Return a value as the command line of run.py reads it; text that is no YAML as it is."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
 
 
 def sort_runs(runs: pd.DataFrame, column: str) -> pd.DataFrame:
     """Return the rows in the order of a column, ``-column``: from the largest on. Rows without a
     value come last. Raises ValueError, in one line, for an unknown column."""
     name = column.removeprefix("-")
-    if len(runs) and name not in runs:
+    if not len(runs):
+        return runs
+    if name not in runs:
         raise ValueError(f"--sort must name a column or a setting, got {name}")
 
     def keys(values: pd.Series) -> pd.Series:
@@ -263,8 +273,6 @@ def sort_runs(runs: pd.DataFrame, column: str) -> pd.DataFrame:
         is_number = bool((numbers.notna() | values.isna()).all())
         return numbers.astype(float) if is_number else values.map(_text_or_none)
 
-    if not len(runs):
-        return runs
     return runs.sort_values(name, ascending=name == column, key=keys, kind="stable")
 
 

@@ -1,10 +1,12 @@
 """Compose and check a configuration. Imports no torch."""
 
+import logging
 import os
+import re
 from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, get_origin
@@ -24,6 +26,9 @@ from lrd.config.messages import (
     unknown_setting,
 )
 from lrd.config.schema import Config
+from lrd.config.signatures import ANY, arguments_of
+
+log = logging.getLogger(__name__)
 
 
 def require_checkout() -> None:
@@ -39,8 +44,8 @@ def to_config(cfg: DictConfig) -> Config:
     """Check and resolve a composed configuration.
 
     ``scale`` multiplies the epochs and ``lr_factor`` the optimizer's learning rate. An optimizer
-    that states no weight decay takes the task's, ``train.weight_decay``. A ``~/`` at the start of
-    any text is the home directory.
+    that states no weight decay takes the task's, ``train.weight_decay``, if its class has one. A
+    ``~/`` at the start of any text is the home directory.
 
     Raises:
         ValueError: an unknown key, a wrong type or a broken rule, in one line.
@@ -54,10 +59,10 @@ def to_config(cfg: DictConfig) -> Config:
     for group in OWN_CLASS:
         if not getattr(config, group):
             raise ValueError(none_chosen(group))
+        _drop_settings_of_another_class(group, getattr(config, group))
     _expand_home(config)
     config.train.epochs = max(1, round(config.train.epochs * config.scale))
-    if config.train.weight_decay:
-        config.optim.setdefault("weight_decay", config.train.weight_decay)
+    _settle_weight_decay(config.optim, config.train.weight_decay)
     if config.lr_factor != 1:
         lr = config.optim.get("lr")
         if not isinstance(lr, int | float):
@@ -116,6 +121,48 @@ def _settings_of(cfg: DictConfig) -> list[str]:
     return [*closed_settings(), *chain.from_iterable(names)]
 
 
+def _drop_settings_of_another_class(group: str, node: dict[str, Any]) -> None:
+    """Remove what a file of the group sets for its own class, where the command line names another
+    class, which no file has, and that does not take it: it changes nothing that is computed."""
+    target = node.get("_target_")
+    files = _files_of(group)
+    if not isinstance(target, str) or any(file["_target_"] == target for file in files):
+        return
+    taken = arguments_of(target)
+    if taken is None:
+        return
+    for name in node.keys() - taken - {"_target_"}:
+        if any(name in file and file[name] == node[name] for file in files):
+            found, value = target.rpartition(".")[2], node.pop(name)
+            _note(f"{found} takes no {name}, {group}.{name}={value} is left out")
+
+
+def _settle_weight_decay(optim: dict[str, Any], decay: float) -> None:
+    """Give an optimizer that states no weight decay the task's, if its class takes one."""
+    target = str(optim.get("_target_"))
+    taken = arguments_of(target)
+    if taken is None or taken & {"weight_decay", ANY}:
+        optim |= {"weight_decay": decay} if decay and "weight_decay" not in optim else {}
+    elif optim.get("weight_decay", decay) == decay:
+        optim.pop("weight_decay", None)
+        if decay:
+            _note(f"{target.rpartition('.')[2]} takes no weight decay, {decay:g} is left out")
+
+
+@cache
+def _note(text: str) -> None:
+    """Log it once: a sweep resolves a configuration several times."""
+    log.info(f"note: {text}")
+
+
+@cache
+def _files_of(group: str) -> list[dict[Any, Any]]:
+    """Return the files of a group in ``configs/`` that hold one class."""
+    paths = (CONFIGS / group).glob("*.yaml")
+    files = [OmegaConf.to_container(OmegaConf.load(path)) for path in paths]
+    return [file for file in files if isinstance(file, dict) and "_target_" in file]
+
+
 def _expand_home(node: Any) -> Any:
     """Replace ``~/`` at the start of every text under ``node``, in place; return the new value."""
     if isinstance(node, str):
@@ -148,6 +195,14 @@ def explain(error: BaseException, overrides: Sequence[str]) -> str:
     return format_error(error, overrides, partial(_known_settings, overrides))
 
 
+def _folder_name(*, _parent_: DictConfig) -> str:
+    """Return the last component of the ``path`` beside a setting, as a name of a run."""
+    path = "" if OmegaConf.is_missing(_parent_, "path") else str(_parent_.path)
+    name = Path(os.path.abspath(os.path.expanduser(path))).name if path else ""
+    return re.sub(r"[^\w.-]", "_", name, flags=re.ASCII).lstrip(".-") or "folder"
+
+
+OmegaConf.register_new_resolver("lrd.folder_name", _folder_name, replace=True)
 _config_dir: Path | None = None  # see use_config_dir
 
 

@@ -6,13 +6,16 @@ Equal numbers, one identity, as far as that is known without importing torch.
 import hashlib
 import json
 from dataclasses import fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from lrd.config.schema import Config
 from lrd.config.sources import OUR_PACKAGES, TORCH_PACKAGES, recipe_of, source_of
 
-NAMES_ONLY = ("dataset.name",)  # settings that only name something
+# Images in a folder are known by their name, wherever the folder is; what it holds is recorded and
+# compared by its manifest. The name of any other data set only names it.
+FOLDER_DATASET = "tasks.folder.ImageFolder"
 SOURCE = "source."  # prefix of the keys that hold code of the user's
 
 
@@ -34,10 +37,12 @@ def identity(config: Config) -> dict[str, Any]:
         if name.endswith("._target_") and isinstance(target, str):
             flat[name] = _canonical_target(target)
             flat |= _code_of(name.removesuffix("._target_"), target)
+    is_folder = flat.get("dataset._target_") == FOLDER_DATASET
+    names_only = "dataset.path" if is_folder else "dataset.name"
     return {
         name: flat[name]
         for name in sorted(flat)
-        if name not in NAMES_ONLY and (name not in DEFAULTS or flat[name] != DEFAULTS[name])
+        if name != names_only and (name not in DEFAULTS or flat[name] != DEFAULTS[name])
     }
 
 
@@ -109,9 +114,17 @@ def _flatten_config(config: Config) -> dict[str, Any]:
 
 def _hash_weights(name: str, value: Any) -> Any:
     """Return the hash of a weights file, whatever its name; any other value in canonical form."""
-    if name.endswith(".weights") and isinstance(value, str) and Path(value).is_file():
-        return "sha256:" + hashlib.sha256(Path(value).read_bytes()).hexdigest()
+    if name.endswith(".weights") and isinstance(value, str) and (path := Path(value)).is_file():
+        stat = path.stat()
+        return _hash_file(path.resolve(), stat.st_mtime_ns, stat.st_size)
     return _canonical(value)
+
+
+@cache
+def _hash_file(path: Path, modified: int, size: int) -> str:
+    """Return the hash of a file's content, which a run and each job of a sweep ask for."""
+    with path.open("rb") as file:
+        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _canonical(value: Any) -> Any:

@@ -10,8 +10,9 @@ import sys
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
+
+from lrd.config.signatures import package_spec
 
 OUR_PACKAGES = ("lrd", "tasks")  # this repository's packages, whose numbers their recipes stand for
 TORCH_PACKAGES = ("torch", "torchvision")
@@ -80,11 +81,7 @@ def _is_local(package: str) -> bool:
 
 def _module_files(package: str) -> Iterator[tuple[str, Path]]:
     """Yield the modules of a top-level package, by path within it, in a fixed order."""
-    try:
-        found = find_spec(package)
-    except ValueError:  # a module without a spec, such as __main__
-        return
-    if found is None:
+    if (found := package_spec(package)) is None:
         return
     if found.submodule_search_locations is None:
         if found.origin is not None and found.origin.endswith(".py"):

@@ -3,32 +3,37 @@
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 from lrd.loggers.base import Logger
 from lrd.runs.store import atomic_write
 
 
 class ImageLogger(Logger):
-    """Write ``pictures/<name>/epoch<k>.png``: a name's files show its progress."""
+    """Write ``pictures/<name>/epoch<k>.png``: a name's files show its progress.
+
+    A name's odd characters, such as a slash, are percent-encoded, as in a URL.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def on_images(self, epoch: int, images: dict[str, Any]) -> None:
         for name, tensor in images.items():
-            path = self.folder / image_path(name, epoch)
+            path = self.folder / f"pictures/{_encode(name)}/epoch{epoch:04}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             save_image(tensor, path)
 
 
-def image_path(name: str, epoch: int) -> str:
-    """Return an image's path in the run directory; the name ``*`` matches all of an epoch."""
-    return f"pictures/{name}/epoch{epoch:04}.png"
-
-
 def read_images(folder: Path, epoch: int) -> dict[str, Any]:
     """Return the images of an epoch that :class:`ImageLogger` wrote, as it got them."""
-    return {path.parent.name: read_image_file(path) for path in folder.glob(image_path("*", epoch))}
+    paths = sorted(folder.glob(f"pictures/*/epoch{epoch:04}.png"))
+    return {unquote(path.parent.name): read_image_file(path) for path in paths}
+
+
+def _encode(name: str) -> str:
+    encoded = quote(name, safe=" ")
+    return f"%2E{encoded[1:]}" if encoded.startswith(".") else encoded  # not "..", not hidden
 
 
 def save_image(tensor: Any, path: Path) -> None:

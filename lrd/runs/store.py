@@ -4,6 +4,7 @@ A run lives in ``<runs>/<name>/<fingerprint>/seed<k>/``. ``run.json`` says what 
 ended; ``metrics.jsonl`` has one line per epoch and is the only source of scores.
 """
 
+import errno
 import json
 import os
 import shutil
@@ -183,11 +184,7 @@ class RunStore:
 
     def delete_outputs(self) -> None:
         """Delete what the run's directory holds, except its lock, and forget its metadata."""
-        for path in self.folder.iterdir():
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            elif path.name != LOCK_NAME:
-                path.unlink()
+        delete_content(self.folder)
         self.refresh()
 
     def _file_state(self) -> tuple[int, int] | None:
@@ -223,6 +220,15 @@ class RunStore:
             raise ValueError(
                 f"{self.folder}/run.json is of another run ({settings}): move that directory away"
             )
+
+
+def delete_content(folder: Path) -> None:
+    """Delete what a run's directory holds, except its lock."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != LOCK_NAME:
+            path.unlink()
 
 
 class RunIndex:
@@ -289,3 +295,33 @@ def summarize(metrics: list[dict[str, Any]], score: dict[str, Any]) -> dict[str,
         name: {"value": value, "epoch": epoch}
         for name, (value, epoch) in (("final", values[-1]), ("best", best))
     }
+
+
+# What to do about an error of the file system, by its number.
+_FULL = "make room there, or choose another run.dir"
+_FORBIDDEN = "get permission to write there, or choose another run.dir"
+_ADVICE = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+    errno.EACCES: _FORBIDDEN,
+    errno.EPERM: _FORBIDDEN,
+    errno.EROFS: "mount it for writing, or choose another run.dir",
+}
+
+
+def describe_os_error(error: OSError, folder: Path) -> str:
+    """Return what failed, and what to do about it if it concerns the run's ``folder``."""
+    if error.errno is None:  # of a library, such as that of a damaged image
+        return " ".join(str(error).split())
+    path = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else None
+    advice = _ADVICE.get(error.errno)
+    is_ours = path is None and advice is not None
+    if path is not None:
+        is_ours = path.is_relative_to(folder) or folder.is_relative_to(path)
+    if not is_ours:
+        return f"{path}: {error.strerror}" if path else str(error)
+    advice = advice or "see to it, or choose another run.dir"
+    return (
+        f"{path or folder}: {error.strerror}; what was written before is complete: {advice}, and "
+        "run the same command again"
+    )

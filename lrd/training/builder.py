@@ -25,6 +25,7 @@ from lrd.training.instantiate import TorchSchedule, resolve_target
 from lrd.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
+CPU = torch.device("cpu")
 WANDB = {"_target_": "lrd.loggers.wandb.WandbLogger"}
 
 
@@ -54,9 +55,7 @@ def build(config: Config, ranks: DistributedContext = SINGLE_PROCESS) -> Compone
     device = configure_device(config)
     fused = config.lrd.implementation != "reference"
     make = {
-        group: resolve_target(
-            group, getattr(config, group), config.run.allow, fused, config.train.weight_decay
-        )
+        group: resolve_target(group, getattr(config, group), config.run.allow, fused)
         for group in ("optim", "schedule")
     }
     resolve_loggers(config)
@@ -105,17 +104,15 @@ def check_components(config: Config) -> None:
         ValueError: A class, a setting of a class, or data are missing.
     """
     for group in ("optim", "schedule"):
-        resolve_target(
-            group, getattr(config, group), config.run.allow, task_decay=config.train.weight_decay
-        )
+        resolve_target(group, getattr(config, group), config.run.allow)
     build_regularizers(config)
     resolve_loggers(config)
-    task = build_task(config, torch.device("cpu"))
+    task = build_task(config)
     check_eval(config.eval, task)
     task.manifest()
 
 
-def build_task(config: Config, device: torch.device) -> Task:
+def build_task(config: Config, device: torch.device = CPU) -> Task:
     """Instantiate the task with its dataset; read no data and build no network."""
     make_task, make_model = (
         resolve_target(group, getattr(config, group), config.run.allow)
@@ -136,7 +133,7 @@ def resolve_loggers(config: Config) -> dict[str, Callable[..., Logger]]:
     }
 
 
-def build_dataset(config: Config, device: torch.device) -> Dataset:
+def build_dataset(config: Config, device: torch.device = CPU) -> Dataset:
     """Instantiate the dataset; read no data."""
     make_dataset = resolve_target("dataset", config.dataset, config.run.allow)
     return make_dataset(_setup(config, device))
@@ -190,6 +187,8 @@ def build_trainer(
     )
     if about := parts.task.describe():
         log.info(about)
+    if parts.task.labels is not None:  # its networks pool an image to one value per channel
+        trainer.require_batches_for_batch_norm()
     return trainer, _choose_implementation(parts, config.lrd.implementation, recorded or {})
 
 

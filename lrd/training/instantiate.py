@@ -5,17 +5,15 @@ import inspect
 import logging
 import re
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import torch
-import yaml
 from hydra.utils import get_object
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from lrd.config import CONFIGS
 from lrd.config.argument_types import check_types
 from lrd.loggers.base import Logger
 from lrd.regularizers import Regularizer
@@ -46,7 +44,6 @@ def resolve_target(
     node: dict[str, Any],
     allow: list[str],
     fused: bool = True,
-    task_decay: float = 0.0,
     where: str = "",
 ) -> Callable[..., Any]:
     """Return the class that a group's ``_target_`` names, with its settings bound.
@@ -60,7 +57,6 @@ def resolve_target(
         node: The group's configuration.
         allow: Further packages.
         fused: Whether to request torch's fused or foreach form of an optimizer.
-        task_decay: The task's weight decay, left out for an optimizer that takes none.
         where: The node's name in messages, by default ``group``.
 
     Raises:
@@ -96,9 +92,6 @@ def resolve_target(
     elif not isinstance(found, type) or not issubclass(found, base) or found is base:
         raise ValueError(f"{where}._target_ must be a subclass of {base.__name__}, got {target}")
     settings = {k: v for k, v in node.items() if k != "_target_"}
-    _drop_settings_of_another_class(group, target, found, settings)
-    if group == "optim" and settings.get("weight_decay") == task_decay:
-        _drop_unsupported_decay(found, settings)
     _check_settings(where, found, settings, given)
     if group == "optim" and fused:
         settings |= _fused_form(found, settings)
@@ -223,36 +216,6 @@ def _check_settings(
                 + (f". Did you mean {where}.{near[0]}?" if near else ".")
                 + f" It takes: {', '.join(accepted) or 'none'}"
             )
-
-
-def _drop_settings_of_another_class(
-    group: str, target: str, found: Callable[..., Any], settings: dict[str, Any]
-) -> None:
-    """Remove what a file of the group sets for its own class, where the command line names another
-    class, which no file has, and that does not take it."""
-    files = _files_of(group)
-    if any(node.get("_target_") == target for node in files):
-        return
-    names = inspect.signature(found).parameters
-    for name in [name for name in settings if name not in names]:
-        if any(name in node and node[name] == settings[name] for node in files):
-            value = settings.pop(name)
-            log.info(f"note: {found.__name__} takes no {name}, {group}.{name}={value} is left out")
-
-
-@cache
-def _files_of(group: str) -> list[dict[str, Any]]:
-    """Return the files of a group in ``configs/`` that hold one class."""
-    files = [yaml.safe_load(path.read_text()) for path in (CONFIGS / group).glob("*.yaml")]
-    return [node for node in files if isinstance(node, dict) and "_target_" in node]
-
-
-def _drop_unsupported_decay(found: Callable[..., Any], settings: dict[str, Any]) -> None:
-    """Remove the task's weight decay if the optimizer class takes none."""
-    parameters = inspect.signature(found).parameters.values()
-    if not any(p.name == "weight_decay" or p.kind is p.VAR_KEYWORD for p in parameters):
-        if decay := settings.pop("weight_decay"):
-            log.info(f"note: {found.__name__} takes no weight decay, {decay:g} is left out")
 
 
 def _fused_form(found: Callable[..., Any], settings: dict[str, Any]) -> dict[str, bool]:

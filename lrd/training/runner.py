@@ -1,20 +1,20 @@
 """One run from its configuration to its record: start it, resume it, or return it if finished."""
 
-import errno
+import json
 import logging
-import os
+import shlex
 import time
 import traceback
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from lrd.config import Config
+from lrd.config.fingerprint import FOLDER_DATASET
 from lrd.loggers import ConsoleLogger, ImageLogger, JSONLLogger, Logger, StepLogger, replay
 from lrd.runs import (
     Interrupted,
@@ -27,8 +27,8 @@ from lrd.runs import (
     run_lock,
 )
 from lrd.runs.labels import experiment_names
-from lrd.runs.store import summarize
-from lrd.training.builder import build, build_task, build_trainer, resolve_loggers
+from lrd.runs.store import describe_os_error, summarize
+from lrd.training.builder import build, build_task, build_trainer, check_eval, resolve_loggers
 from lrd.training.checkpoint import (
     BestWeights,
     CheckpointError,
@@ -78,9 +78,11 @@ def _execute(
     if ranks.on_rank_zero(lambda: store.is_finished):
         ranks.on_rank_zero(lambda: _require_same_data(store))
         log.info(f"finished already: {store.folder} (run.force=true runs it again)")
+        ranks.on_rank_zero(lambda: _note_other_evaluation(store.run, config))
         return ranks.on_rank_zero(lambda: _log_finished(store.run, config, choices))
     ranks.on_all_ranks(store.require_same_code)
-    recorded = ranks.on_rank_zero(lambda: _read_record(store))
+    resumes = not config.run.force and ranks.on_rank_zero(store.checkpoint.exists)
+    recorded = ranks.on_rank_zero(lambda: store.run.metadata) if resumes else None
     parts = ranks.on_all_ranks(lambda: build(config, ranks))
     try:
         with StopSignals() as signals, ExitStack() as held:
@@ -99,7 +101,7 @@ def _execute(
             }
             return _RunSession(store, trainer, computed, signals).run(choices, command)
     except OSError as error:
-        raise OSError(_describe_os_error(error, store.folder)) from error
+        raise OSError(describe_os_error(error, store.folder)) from error
 
 
 def _require_same_data(store: RunStore) -> None:
@@ -107,7 +109,7 @@ def _require_same_data(store: RunStore) -> None:
     if store.run.metadata.get("data_manifest") is None:
         return
     try:
-        found = build_task(store.config, torch.device("cpu")).manifest()
+        found = build_task(store.config).manifest()
     except (ValueError, OSError):  # data are missing: nothing says that they differ
         return
     _compare_data(store.run, found)
@@ -118,10 +120,30 @@ def _compare_data(run: Run, found: str | None) -> None:
     recorded = run.metadata.get("data_manifest")
     if recorded is not None and recorded != found:
         state = "finished" if run.status == "finished" else "unfinished"
+        is_folder = run.metadata["config"]["dataset"]["_target_"] == FOLDER_DATASET
+        name = "dataset.name" if is_folder else "run.name"
         raise ValueError(
             f"{run.folder} is {state}, with other data (then {recorded}, now {found}): restore "
-            "them, or keep both runs by run.name=NAME, or replace this one by run.force=true"
+            f"them, or keep both runs by {name}=NAME, or replace this one by run.force=true"
         )
+
+
+def _note_other_evaluation(run: Run, config: Config) -> None:
+    """Name the command that scores a finished run with the evaluation settings of ``config``.
+
+    Raises:
+        ValueError: The task has no such evaluation.
+    """
+    recorded, requested = run.metadata["config"].get("eval", {}), asdict(config.eval)
+    changed = [
+        f"eval.{name}={json.dumps(requested[name]).strip(chr(34)).replace(' ', '')}"
+        for name in ("mode", "final_mode", "scales")
+        if name in recorded and recorded[name] != requested[name]
+    ]
+    if changed:
+        check_eval(config.eval, build_task(config))
+        command = shlex.join(["python", "scripts/evaluate.py", str(run.folder), *changed])
+        log.info(f"note: it was scored with other eval settings; these: {command}")
 
 
 def _batch_norm_kind(model: nn.Module, world: int) -> str:
@@ -133,42 +155,6 @@ def _batch_norm_kind(model: nn.Module, world: int) -> str:
         and not isinstance(module, nn.SyncBatchNorm)
     ]
     return f"over shards of {world} ranks" if local and world > 1 else "over the batch"
-
-
-# What to do about an error of the file system, by its number.
-_FULL = "make room there, or choose another run.dir"
-_FORBIDDEN = "get permission to write there, or choose another run.dir"
-_ADVICE = {
-    errno.ENOSPC: _FULL,
-    errno.EDQUOT: _FULL,
-    errno.EACCES: _FORBIDDEN,
-    errno.EPERM: _FORBIDDEN,
-    errno.EROFS: "mount it for writing, or choose another run.dir",
-}
-
-
-def _describe_os_error(error: OSError, folder: Path) -> str:
-    """Return what failed, and what to do about it if it concerns the run's ``folder``."""
-    if error.errno is None:  # of a library, such as that of a damaged image
-        return " ".join(str(error).split())
-    path = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else None
-    advice = _ADVICE.get(error.errno)
-    is_ours = path is None and advice is not None
-    if path is not None:
-        is_ours = path.is_relative_to(folder) or folder.is_relative_to(path)
-    if not is_ours:
-        return f"{path}: {error.strerror}" if path else str(error)
-    advice = advice or "see to it, or choose another run.dir"
-    return (
-        f"{path or folder}: {error.strerror}; what was written before is complete: {advice}, and "
-        "run the same command again"
-    )
-
-
-def _read_record(store: RunStore) -> dict[str, Any] | None:
-    """Return the metadata of a run to resume."""
-    resumes = store.checkpoint.exists() and not store.config.run.force
-    return store.run.metadata if resumes else None
 
 
 def _open_chosen_loggers(run: Run, config: Config) -> list[Logger]:
@@ -332,7 +318,7 @@ class _RunSession:
                 raise
             self._record_failure(error, run)
             if trains and isinstance(error, ValueError):  # neither command nor files are wrong
-                raise TrainingFailed(self._reason(error)) from error
+                raise TrainingFailed(str(error)) from error
             raise
         finally:
             self.writer.close()
@@ -377,14 +363,6 @@ class _RunSession:
         """Update the record on rank zero, without communication: other ranks may be lost."""
         if self.ranks.is_rank_zero:
             run.update(**fields)
-
-    def _reason(self, error: ValueError) -> str:
-        if "more than 1 value per channel" in str(error):  # torch's batch norm
-            return (
-                "train.batch_size must leave no batch of one image for this network, whose batch "
-                f"norm needs two, got {self.store.config.train.batch_size}: change it by one"
-            )
-        return str(error)
 
     def _record_failure(self, error: Exception, run: Run) -> None:
         """Record why a run failed, if the disk has room for it."""

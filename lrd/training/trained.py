@@ -29,7 +29,7 @@ from lrd.training.evaluator import Evaluator
 log = logging.getLogger(__name__)
 # What an evaluation may change: settings of these groups, and these settings.
 EVALUATION_GROUPS = ("eval.", "data.", "dataset.")
-EVALUATION_SETTINGS = ("dataset", "train.device", "train.threads")
+EVALUATION_SETTINGS = ("dataset", "train.device", "train.threads", "run.allow")
 
 
 @dataclass
@@ -134,8 +134,8 @@ def evaluate_run(run: str | Path | Run, overrides: Sequence[str] = ()) -> tuple[
 
     Args:
         run: A run directory, or a ``Run``.
-        overrides: ``eval.*``, ``data.*``, ``dataset=``, ``dataset.*``, ``train.device`` and
-            ``train.threads``, as for run.py.
+        overrides: ``eval.*``, ``data.*``, ``dataset=``, ``dataset.*``, ``train.device``,
+            ``train.threads`` and ``run.allow``, as for run.py.
 
     Returns:
         The run with the new record, and the scores by name.
@@ -186,13 +186,14 @@ def change_evaluation(config: Config, overrides: Sequence[str]) -> tuple[Config,
             is_allowed = name in EVALUATION_SETTINGS or name.startswith(EVALUATION_GROUPS)
             if override.is_delete() or override.is_sweep_override() or not is_allowed:
                 raise ValueError(
-                    "an evaluation takes eval.*, data.*, dataset=NAME, dataset.*, train.device and "
-                    f"train.threads, got {override.input_line}"
+                    "an evaluation takes eval.*, data.*, dataset=NAME, dataset.*, train.device, "
+                    f"train.threads and run.allow, got {override.input_line}"
                 )
             settings[name] = value = override.value()
             if name == "dataset":
                 composed: Any = OmegaConf.to_container(compose([f"dataset={value}"]), resolve=True)
                 changed.dataset = composed["dataset"]
+                changed.run.allow += composed["run"]["allow"]  # of own/settings.yaml
             else:
                 OmegaConf.update(changed, name, value, force_add=name.startswith("dataset."))
         made = OmegaConf.to_object(changed)

@@ -232,8 +232,7 @@ class Trainer:
         if self.accumulate == 1:
             return self.compute_gradients(self._regularized(batch))
         ranks = self.ranks
-        full = (self.batch_size or len(batch) * ranks.world) // ranks.world
-        size = max(1, math.ceil(full / self.accumulate))
+        size = self._micro_batch_size(batch)
         parts = list(batch.split(size))
         losses, stats, terms = dict[str, Tensor](), dict[str, Tensor](), None
         self.optimizer.zero_grad()
@@ -254,6 +253,39 @@ class Trainer:
         if batch.replicated:
             stats = {name: x / ranks.world for name, x in stats.items()}
         return Step(losses, stats), reduce(add, losses.values())
+
+    def _micro_batch_size(self, batch: Batch) -> int:
+        """Return how many samples a micro-batch of this rank has; the last one may have fewer."""
+        full = (self.batch_size or len(batch) * self.ranks.world) // self.ranks.world
+        return max(1, math.ceil(full / self.accumulate))
+
+    def require_batches_for_batch_norm(self) -> None:
+        """Try an epoch's last micro-batch if it has one sample, which batch norm may refuse.
+
+        Raises:
+            ValueError: The network takes no batch of one sample.
+        """
+        norms = [m for m in self.model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        last = self.task.steps_per_epoch
+        if not norms or self.steps < last or any(isinstance(m, nn.SyncBatchNorm) for m in norms):
+            return
+        batches = self.task.train_batches(0, last - 1, self.ranks.rank, self.ranks.world)
+        *_, part = (batch := next(iter(batches))).split(self._micro_batch_size(batch))
+        if len(part) > 1:
+            return
+        buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
+        try:
+            with torch.no_grad():
+                self.model.train()
+                self._forward(self._regularized(part), full=2)
+        except ValueError as error:
+            raise ValueError(
+                "train.batch_size must leave no batch of one image for this network, whose batch "
+                f"norm needs two, got {self.batch_size}: change it by one"
+            ) from error
+        finally:
+            for name, buffer in self.model.named_buffers():
+                buffer.copy_(buffers[name])
 
     def _regularized(self, batch: Batch) -> Batch:
         for regularizer in self.regularizers:
@@ -288,8 +320,8 @@ class Trainer:
         if last or (at.epoch + 1) % self.eval_every == 0:
             metrics |= self.evaluate(last)
             self._require_finite(metrics)
-            # A score of nothing, such as that of a class without samples, is no number.
-            metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}
+        # A score of nothing, such as that of a class without samples, is no number, nor JSON.
+        metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}
         metrics |= {
             "lr": float(self.optimizer.param_groups[0]["lr"]),
             "fraction_kept": self.optimizer.fraction_kept(),

@@ -1,5 +1,7 @@
 """Draw labels and boxes in VOC's colors. Every image is uint8 (3, h, w)."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torchvision.utils import draw_bounding_boxes, make_grid
@@ -31,4 +33,5 @@ def draw_boxes(image: Tensor, boxes: Tensor, labels: Tensor, captions: list[str]
         return image
     table = torch.tensor(color_map()).view(256, 3)
     colors = [tuple(table[int(label)].tolist()) for label in labels]
-    return draw_bounding_boxes(image, boxes, captions, colors, width=2, label_colors="white")  # type: ignore[arg-type]
+    text: Any = {"label_colors": "white", "label_background_colors": colors, "fill_labels": True}
+    return draw_bounding_boxes(image, boxes, captions, colors, width=2, **text)  # type: ignore[arg-type]

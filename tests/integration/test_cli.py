@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -147,15 +148,41 @@ def test_a_home_directory_is_expanded_on_the_command_line(
     assert [path.name for path in tmp_path.iterdir()] == ["me"]
 
 
-def test_an_error_that_training_finds_is_a_failed_run_and_no_wrong_command(cli):
-    """1,437 digits leave a last batch of one image, which this network's batch norm refuses."""
-    done = cli("model=densenet121", "train.batch_size=1", "train.epochs=1")
-    (run,) = find_runs("runs")
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "train.batch_size=1",
+        "train.batch_size=4",  # 1,437 digits leave one
+        "+dataset.subset=129",
+        ("train.batch_size=12", "train.accumulate=3", "+dataset.subset=41"),  # 3 x 12 + 4 + 1
+    ],
+)
+def test_a_batch_of_one_image_is_refused_before_training(cli, setting: str | tuple[str, ...]):
+    """This network's batch norm sees one value per channel of an image."""
+    settings = (setting,) if isinstance(setting, str) else setting
+    done = cli("model=densenet121", *settings, "train.epochs=1")
     line = "error: train.batch_size must leave no batch of one image for this network, whose batch"
-    assert done.status == 1 and done.err.startswith(line) and done.err.count("\n") == 1
-    assert f"got 1: change it by one [{run.folder}/error.txt]" in done.err
-    assert run.status == "failed"
-    assert "more than 1 value per channel" in (run.folder / "error.txt").read_text()
+    assert done.status == 2 and done.err.startswith(line) and done.err.count("\n") == 1
+    assert "change it by one" in done.err and not any(Path("runs").iterdir())
+
+
+def test_a_batch_of_one_image_that_batch_norm_takes_trains(cli, tmp_path: Path):
+    """An image of 8 x 8 pixels has several values per channel; nothing moves the statistics."""
+    short = ("model=resnet8", "train.epochs=1", "+dataset.subset=9", "train.batch_size=8")
+    assert cli(*short, "run.dir=a").status == 0
+    with mock.patch("lrd.training.trainer.Trainer.require_batches_for_batch_norm"):
+        assert cli(*short, "run.dir=b").status == 0
+    one, two = (torch.load(*Path(f).rglob("last.pt"), weights_only=True)["model"] for f in "ab")
+    assert all(torch.equal(one[name], two[name]) for name in two)
+    assert cli(*short, "regularizer=sd", "run.dir=c").status == 0
+
+
+def test_an_error_that_training_finds_is_a_failed_run_and_no_wrong_command(cli):
+    with mock.patch("tasks.classification.Classification.step", side_effect=ValueError("no")):
+        done = cli("train.epochs=1")
+    (run,) = find_runs("runs")
+    assert done.status == 1 and done.err == f"error: no [{run.folder}/error.txt]\n"
+    assert run.status == "failed" and "ValueError: no" in (run.folder / "error.txt").read_text()
 
 
 SWEEPS = {

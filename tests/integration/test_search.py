@@ -39,6 +39,24 @@ def test_optuna_chooses_the_best_trial_on_held_out_samples(tmp_path: Path):
     assert done.stderr.count("error: ") == len(failed)
 
 
+def test_a_search_by_a_loss_takes_the_smallest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    code = """from lrd.task import Score
+from tasks.classification import Classification
+class ByLoss(Classification):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.score = Score(f"{self.split}_loss", maximize=False)
+"""
+    (tmp_path / "by_loss.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
+    own = ("task._target_=by_loss.ByLoss", "run.allow=[by_loss]", "dataset.holdout=300")
+    done = search(tmp_path, *own)
+    assert done.returncode == 0, done.stderr
+    scores = [run.final for run in find_runs(tmp_path)]
+    chosen = yaml.safe_load((tmp_path / "optimization_results.yaml").read_text())
+    assert len(set(scores)) == 3 and chosen["best_value"] == min(scores)
+
+
 def test_a_search_without_held_out_samples_is_rejected(tmp_path: Path):
     done = search(tmp_path)
     assert done.returncode == 2 and done.stderr.count("\n") == 1

@@ -251,6 +251,18 @@ class Recorder(Logger):
         self.calls.append(("close", summary["status"]))
 
 
+@pytest.mark.parametrize("name", ["a/b", "../../escaped", "..", ".hidden", "/root", "a b%2Fé\n?*"])
+def test_any_name_of_a_picture_stays_in_its_folder(tmp_path: Path, name: str):
+    picture = torch.arange(48, dtype=torch.uint8).view(3, 4, 4)
+    ImageLogger(tmp_path / "run").on_images(1, {name: picture, "plain": picture})
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) == 2
+    assert all(path.parents[1] == tmp_path / "run" / "pictures" for path in files)
+    assert not any(path.parent.name.startswith(".") for path in files)
+    found = read_images(tmp_path / "run", 1)
+    assert found.keys() == {name, "plain"} and torch.equal(found[name], picture)
+
+
 def test_steps_are_kept_up_to_the_one_that_a_run_resumes_from(tmp_path: Path):
     path = tmp_path / "steps.jsonl"
     logger = StepLogger(path)

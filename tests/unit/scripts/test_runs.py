@@ -89,6 +89,7 @@ def test_rows_that_look_alike_name_the_settings_in_which_they_differ(show):
         (["seed=1"], {"partial"}),
         (["state=partial"], {"partial", "stopped"}),
         (["name=mnist"], set()),
+        (["name=["], set()),  # no YAML
     ],
 )
 def test_filters_by_setting(show, runs: dict[str, Run], filters: list[str], names: set[str]):
@@ -101,6 +102,7 @@ def test_filters_by_setting(show, runs: dict[str, Run], filters: list[str], name
     [
         (["lrd.q=1"], "error: no run has a setting lrd.q"),
         (["adam"], "error: a filter must be SETTING=VALUE, got adam"),
+        (["p<["], "error: p< must be given a number, got ["),
         (["--show", "ffff"], "error: RUN must name one run, got ffff, which names 0"),
     ],
 )
@@ -132,6 +134,27 @@ def test_pruning_asks_and_spares_what_finished_or_runs(
     assert "deleted 1" in show("--prune", "--yes")
     assert "nothing to prune" in show("--prune", "--yes")
     assert not runs["stopped"].folder.parent.exists() and runs["finished"].folder.exists()
+
+
+def test_pruning_removes_run_folders_in_which_nothing_is(show, runs: dict[str, Run]):
+    """Not those that a process is about to fill, that are of others, or that links lead to."""
+    mark = runs["finished"].fingerprint
+    gone = [Path("runs/digits", *parts) for parts in ((mark, "seed7"), ("0" * 12, "seed1"))]
+    elsewhere = Path("elsewhere/other")
+    kept = [Path("runs/digits/notes/seed1"), Path("runs/digits", mark, "seed8"), elsewhere]
+    for folder in (*gone, *kept):
+        folder.mkdir(parents=True)
+    (gone[0] / ".lock").touch()
+    Path("runs/digits", mark, "seed9").symlink_to(elsewhere.absolute())
+    show("--prune", "--yes", "state=failed")
+    assert all(folder.is_dir() for folder in (*gone, *kept))
+    with run_lock(kept[1]):
+        assert "deleted 3 runs and 2 empty folders" in show("--prune", "--yes")
+        assert not any(folder.exists() for folder in gone) and not gone[1].parent.exists()
+        assert all(folder.is_dir() for folder in kept) and runs["finished"].folder.is_dir()
+    Path("runs/digits", mark, "seed7").mkdir()
+    assert "1 empty folder" in show("--prune", "--yes")
+    assert "nothing to prune" in show("--prune", "--yes")
 
 
 def test_moved_and_copied_runs_still_read(show, runs: dict[str, Run]):

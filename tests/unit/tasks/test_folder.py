@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from lrd.runs.store import find_runs
 from lrd.task import Setup
 from tasks.folder import ImageFolder
 
@@ -46,6 +47,40 @@ def test_a_network_learns_the_folders(cli, pets: Path):
     done = cli(*FOLDER, f"dataset.path={pets}", "train.batch_size=4", "lrd.p=1", "optim=sgdm")
     assert done.status == 0, done.err
     assert "test accuracy" in done.out
+
+
+def test_the_folder_may_move_and_other_images_are_another_run(cli, pets: Path, tmp_path: Path):
+    def train(path: Path | str, *more: str):
+        return cli(*FOLDER, f"dataset.path={path}", "train.batch_size=8", *more)
+
+    assert train(pets).status == 0
+    (first,) = find_runs("runs")
+    assert first.folder.parts[1] == "pets"
+    moved = tmp_path / "elsewhere" / "pets"
+    moved.parent.mkdir()
+    pets.rename(moved)
+    assert "finished already" in train(moved).out
+    assert "finished already" in train("elsewhere/pets/").out
+    write(pets / "train", 24, size=(31, 17))  # another set of the same name
+    write(pets / "test", 4)
+    done = train(pets)
+    assert done.status == 2 and "with other data" in done.err and done.err.count("\n") == 1
+    assert "dataset.name=NAME" in done.err
+    assert train(pets, "dataset.name=other").status == 0
+    pets.rename(tmp_path / "dogs")
+    assert train(tmp_path / "dogs").status == 0  # another name, without a setting
+    assert [run.folder.parts[1] for run in find_runs("runs")] == ["dogs", "other", "pets"]
+    assert len({run.fingerprint for run in find_runs("runs")}) == 3
+
+
+def test_an_unfinished_run_is_not_resumed_with_other_images(cli, pets: Path):
+    command = (*FOLDER, f"dataset.path={pets}", "train.batch_size=8")
+    assert cli(*command, "train.epochs=2", "train.checkpoint_every=1").status == 0
+    (run,) = find_runs("runs")
+    run.update(status="interrupted")
+    Image.new("RGB", (9, 9)).save(pets / "test" / "cats" / "9.png")
+    done = cli(*command, "train.epochs=2")
+    assert done.status == 2 and "is unfinished, with other data" in done.err
 
 
 def test_without_a_test_folder_images_are_held_out(cli, tmp_path: Path):
@@ -90,7 +125,6 @@ def test_a_wrong_folder_is_one_line(cli, pets: Path, settings: list[str], expect
 
 
 def test_predictions_name_the_folders(cli, pets: Path):
-    from lrd.runs.store import find_runs
     from lrd.training.trained import load_trained, predict_image
 
     assert cli(*FOLDER, f"dataset.path={pets}", "train.batch_size=8").status == 0

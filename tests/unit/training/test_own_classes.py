@@ -1,7 +1,9 @@
 """Classes and functions of one's own, or of torchvision, by name."""
 
+import inspect
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -9,7 +11,12 @@ import torch
 import torchvision
 from torch import nn
 
+from lrd.analysis.resolve import resolve
+from lrd.config.compose import use_config_dir
+from lrd.config.signatures import ANY, arguments_of
 from lrd.runs.store import find_runs
+from lrd.task import Setup
+from tasks.images import Digits
 
 SHORT = ("train.max_steps=1", "train.epochs=1")
 OWN = "run.allow=[tests]"
@@ -29,6 +36,11 @@ def make_nothing(num_classes: int) -> str:
 
 def run_a_shell(command: str) -> None:
     calls.append({"command": command})
+
+
+class Own(Digits):
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup, "own")
 
 
 class Plain(torch.optim.SGD):
@@ -94,6 +106,58 @@ def test_settings_of_the_class_before_are_left_out_and_ones_own_are_not(cli):
     assert done.status == 2 and "optim.momentum is no setting of Plain" in done.err
     done = cli(*SHORT, "optim=adam", "+optim.momentum=0.9")  # a class that has a file
     assert done.status == 2 and "optim.momentum is no setting of Adam" in done.err
+
+
+def test_a_swapped_class_is_the_run_of_its_own_file(tmp_path: Path):
+    """What is left out of the settings is not in the identity either."""
+
+    def identity_of(*overrides: str) -> dict[str, Any]:
+        return resolve([OWN, *overrides]).identity
+
+    files = {
+        "optim/plain": f"{{_target_: {HERE}.Plain, lr: 0.1}}",
+        "optim/rprop": "{_target_: torch.optim.Rprop, lr: 0.1}",
+        "model/flat": f"{{_target_: {HERE}.make_flat}}",
+        "model/squeeze": "{_target_: torchvision.models.squeezenet1_1}",
+        "schedule/step": "{_target_: torch.optim.lr_scheduler.StepLR, step_size: 5}",
+        "dataset/own": f"{{_target_: {HERE}.Own}}",
+    }
+    for name, text in files.items():
+        path = tmp_path / f"{name}.yaml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    swapped = {
+        "optim/plain": ("optim=sgdm", f"optim._target_={HERE}.Plain"),
+        "optim/rprop": ("optim=sgdm", "optim._target_=torch.optim.Rprop"),
+        "model/flat": (f"model._target_={HERE}.make_flat",),
+        "model/squeeze": ("model._target_=torchvision.models.squeezenet1_1",),
+        "schedule/step": (
+            *("schedule=poly", "+schedule.step_size=5"),
+            "schedule._target_=torch.optim.lr_scheduler.StepLR",
+        ),
+        "dataset/own": (f"dataset._target_={HERE}.Own", "run.name=own"),
+    }
+    with use_config_dir(tmp_path):
+        for name, overrides in swapped.items():
+            group, _, option = name.partition("/")
+            own = (f"{group}={option}", *(("run.name=own",) if group == "dataset" else ()))
+            assert identity_of(*overrides) == identity_of(*own), name
+            assert identity_of(*overrides) != identity_of(), name
+
+
+@pytest.mark.parametrize("module", [torch.optim, torch.optim.lr_scheduler, torchvision.models])
+def test_arguments_are_read_as_python_sees_them(module: ModuleType):
+    known = 0
+    for name, found in vars(module).items():
+        if name.startswith("_") or not callable(found) or "torch" not in found.__module__:
+            continue
+        taken = arguments_of(f"{module.__name__}.{name}")
+        if taken is not None:  # else the settings stay
+            parameters = inspect.signature(found).parameters.values()
+            kinds = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: ANY}
+            assert taken == {kinds.get(p.kind, p.name) for p in parameters} - {"*"}, name
+            known += 1
+    assert known > 12
 
 
 def test_a_package_is_allowed_once(cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

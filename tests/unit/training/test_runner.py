@@ -21,6 +21,7 @@ from lrd.loggers.console import ConsoleLogger
 from lrd.runs import store
 from lrd.runs.store import TIMES, Run, find_runs
 from lrd.training import runner
+from lrd.training.checkpoint import load_checkpoint, save_checkpoint
 from lrd.training.trainer import Trainer
 
 QUICK = ["train.epochs=3", "model.hidden=[16]", "train.threads=1"]
@@ -152,6 +153,23 @@ def test_a_checkpoint_of_another_configuration_is_refused(cli, half: Run):
     assert "optim.lr=0.01 instead of 0.001" in done.err and "train.max_steps=20" in done.err
 
 
+@pytest.mark.parametrize("change", [{"speed": 1.0}, {"total": None}])
+def test_a_checkpoint_whose_progress_has_other_fields_is_named(
+    cli, half: Run, change: dict[str, Any]
+):
+    """As that of an older or a newer version may have."""
+    path = half.folder / "last.pt"
+    state = load_checkpoint(path, half.identity)
+    progress = {**state["progress"], **change}
+    state["progress"] = {name: x for name, x in progress.items() if x is not None}
+    save_checkpoint(path, state, half.identity)
+    done = cli(*QUICK)
+    (field,) = change
+    assert done.status == 2 and done.err.count("\n") == 1
+    assert f"does not fit this version of the code (progress differs in {field})" in done.err
+    assert "run.force=true" in done.err
+
+
 @pytest.mark.parametrize("tail", [b'{"epoch": 2, "trai', b'{"epoch": 2}\n{"epoch": 3}\n'])
 def test_lines_beyond_the_checkpoint_are_cut(cli, reference: Run, half: Run, tail: bytes):
     metrics = half.folder / "metrics.jsonl"
@@ -165,6 +183,7 @@ def test_lost_or_damaged_lines_are_named(cli, half: Run):
     metrics.write_bytes(b'{"epoch": \x00}\n')
     done = cli(*QUICK)
     assert done.status == 2 and "metrics.jsonl is damaged in line 1" in done.err
+    assert next(find_runs("runs")).status != "running" and done.err.count("\n") == 1
     metrics.write_bytes(b"")
     done = cli(*QUICK)
     assert done.status == 2 and "has 0 epochs and the checkpoint 1" in done.err

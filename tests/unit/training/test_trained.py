@@ -1,6 +1,7 @@
 """Using what was trained: load a network, score it again, predict images."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -101,14 +102,18 @@ def test_scoring_again_equals_a_run_that_was_scored_so(cli, capfd: pytest.Captur
     asked = ("eval.final_mode=whole", "eval.scales=[0.5]")
     plain = trained(cli, *SHAPES)
     before = (plain.folder / "metrics.jsonl").read_bytes()
-    assert evaluate.main([str(plain.folder), *asked]) == 0
+    assert "note: " not in cli(*SHAPES).out
+    note = cli(*SHAPES, *asked).out.partition("note: ")[2].splitlines()[0]
+    command = shlex.split(note.partition("these: ")[2])
+    assert command == ["python", "scripts/evaluate.py", str(plain.folder), "eval.scales=[0.5]"]
+    assert evaluate.main([*command[2:], asked[0]]) == 0
     assert "val_whole_multiscale_miou" in capfd.readouterr().out
     after = open_run(plain.folder)
     assert (plain.folder / "metrics.jsonl").read_bytes() == before
     added = {"evaluations": after.metadata["evaluations"]}
     assert after.metadata == {**plain.metadata, **added} and after.final == plain.final
     (entry,) = added["evaluations"]
-    assert entry["settings"] == {"eval.final_mode": "whole", "eval.scales": [0.5]}
+    assert entry["settings"] == {"eval.scales": [0.5], "eval.final_mode": "whole"}
     # The same training, whose last epoch is scored in that way.
     assert cli(*SHAPES, *asked, "run.dir=other").status == 0
     (reference,) = find_runs("other")
@@ -149,6 +154,38 @@ def test_a_wrong_evaluation_is_one_line(
 def test_other_data_of_the_same_labels(digits: Run):
     _, scores = evaluate_run(digits, ["dataset.holdout=200"])
     assert scores.keys() == {"holdout_loss", "holdout_accuracy"}
+
+
+def test_data_of_ones_own_from_a_config_dir(
+    digits: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """The test digits below five, by scikit-learn alone."""
+    code = """from tasks.images import Digits
+class FewDigits(Digits):
+    def read(self, train):
+        images, labels = super().read(train)
+        return images[labels < 5], labels[labels < 5]
+"""
+    (tmp_path / "few_digits.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name, text in {
+        "dataset/few.yaml": "{_target_: few_digits.FewDigits, name: few, holdout: 0}",
+        "own/settings.yaml": "# @package _global_\nrun: {allow: [few_digits]}",
+    }.items():
+        (tmp_path / "mine" / name).parent.mkdir(parents=True)
+        (tmp_path / "mine" / name).write_text(text)
+    command = [str(digits.folder), "dataset=few", "--config-dir"]
+    assert evaluate.main([*command, "nowhere"]) == 2
+    assert "--config-dir must be a directory, got nowhere" in line(capfd)
+    assert evaluate.main([*command, "mine"]) == 0
+    pixels, labels = digit_images()
+    pixels, labels = pixels[labels < 5], labels[labels < 5]
+    inputs = torch.tensor(pixels / 16, dtype=torch.float32).view(-1, 1, 8, 8)
+    with torch.no_grad():
+        guesses = lrd.load_model(digits)(inputs).argmax(1)
+    (entry,) = open_run(digits.folder).metadata["evaluations"]
+    right = float((guesses.numpy() == labels).mean() * 100)
+    assert entry["scores"]["test_accuracy"] == pytest.approx(right)
 
 
 def test_only_a_finished_run_is_scored_again(digits: Run, capfd: pytest.CaptureFixture[str]):

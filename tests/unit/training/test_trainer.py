@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import json
 import math
 import time
 from collections.abc import Iterator
@@ -478,6 +479,19 @@ def test_a_score_that_is_not_finite_stops_the_run_and_others_are_left_out(bad: f
     partly.run()
     assert all("test_mse" in line and "test_iou_17" not in line for line in lines(partly))
     assert len(lines(partly)) == 3
+
+
+@pytest.mark.parametrize("eval_every", [1, 2])
+def test_a_statistic_that_is_not_finite_is_left_out_of_every_line(eval_every: int):
+    class Undefined(Plain):
+        def step(self, model: nn.Module, batch: Batch) -> Step:
+            step = super().step(model, batch)
+            return Step(step.losses, {"ratio": torch.tensor(math.nan)})
+
+    ours = of_task(Undefined(), eval_every=eval_every)
+    ours.run()
+    assert len(lines(ours)) == 3 and not any("train_ratio" in line for line in lines(ours))
+    json.loads(json.dumps(lines(ours), allow_nan=False))
 
 
 def test_a_compiled_model_is_compiled_for_whole_batches_alone():
