@@ -37,7 +37,10 @@ def measure_pair(measure: Measure, pair: Pair, results: Mapping[CellSpec, CellRe
         cells = [results[cell] for cell in side]
         values = [run_values(measure, cell.experiment, results[cell]) for cell in side]
         shared = set.intersection(*(set(found) for found in values))
-        reduce: Callable[[list[float]], float] = np.ptp if measure.name == "range" else fmean
+        best = max if all(results[cell].score.maximize for cell in side) else min
+        reduce: Callable[[list[float]], float] = {"range": np.ptp, "best": best}.get(
+            measure.name, fmean
+        )
         sides.append({s: float(reduce([v[s] for v in values])) for s in sorted(shared)})
         failed.append(frozenset(int(seed) for cell in cells for seed in cell.failed.index))
     base, other = sides

@@ -57,6 +57,22 @@ def judge_printed(rule: Rule, printed: Mapping[Any, float]) -> str | None:
     return f"{status} ({alone.count('supported')} of {len(alone)})"
 
 
+def judge_replications(rule: Rule, studies: Sequence[Study]) -> list[str]:
+    """Return what the rule says of each difference that others published of one of its pairs."""
+    if rule.measure.name != "final":
+        return []
+    alone = replace(rule.criterion, least=None)
+    found = []
+    for one in dict.fromkeys(one for study in studies for one in study.replications):
+        if any((one.base,) == pair.base and (one.other,) == pair.other for pair in rule.pairs):
+            status = judge_exactly(alone, [one.difference])
+            found.append(
+                f"{status} ({one.difference:+.3g} of {one.base.experiment} "
+                f"{one.base.overrides[0]}; {one.statistic}, n = {one.n}, {one.source})"
+            )
+    return found
+
+
 def planned_power(rule: Rule, printed: Mapping[Any, float], trials: int = 2000) -> float:
     """Return the chance that the rule, at its planned n, supports a claim whose effect is the one
     that it expects, by simulation."""

@@ -14,9 +14,11 @@ MEASURES = {
     "gap": ("{0} minus {1} of the last epoch", "", 2),
     "rate": ("{0} in % of {1} at the last epoch", "points", 2),
     "range": ("range of {0} of the last epoch", "", 1),
+    "best": ("best {0} of the last epoch", "", 1),
     "time": ("epochs to fixed marks of {0}", "%", 1),
     "cost": ("time of '{1}' with '{2}'", "%", 3),
 }
+REDUCED = ("range", "best")  # measures that grow with the number of cells of a side
 PART_KEYS = {
     *("measure", "must", "smallest", "n", "sd", "pairs"),
     *("together", "least", "expect"),
@@ -165,8 +167,10 @@ def _rule(claim: str, part: Mapping[str, Any]) -> Rule:
         raise ValueError(f"{claim}: least must be a whole number and goes with each, got {least}")
     if least is not None and least > len(pairs):
         raise ValueError(f"{claim}: least must be at most {len(pairs)}, got {least}")
-    if measure.name == "range" and any(len(p.base) != len(p.other) for p in pairs):
-        raise ValueError(f"{claim}: range must have as many cells on both sides: more range more")
+    if measure.name in REDUCED and any(len(p.base) != len(p.other) for p in pairs):
+        raise ValueError(
+            f"{claim}: {measure.name} must have as many cells on both sides: more give more"
+        )
     for cell in (cell for pair in pairs for cell in pair.cells if measure.name == "time"):
         if cell.experiment not in measure.marks:
             raise ValueError(f"{claim}: marks must name {cell.experiment}")

@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 
 from lrd.analysis.claims.measures import Measured, measure_cost, measure_pair
-from lrd.analysis.claims.printed import judge_printed, printed_values
+from lrd.analysis.claims.printed import judge_printed, judge_replications, printed_values
 from lrd.analysis.claims.rules import (
     ALPHA,
     STATUSES,
@@ -71,6 +71,7 @@ class RuleResult:
         heterogeneity: p that all comparisons have one mean.
         spreads: the largest standard deviation over the smallest, where the rule pools them.
         printed: what the rule says of the paper's printed numbers; None where it prints none.
+        replicated: what it says of each difference that others published of its pairs.
         extension: what the runs say with seeds beyond the planned ones; None without those.
         more: how many seeds would decide an undecided rule if mean and spread stayed.
     """
@@ -82,6 +83,7 @@ class RuleResult:
     heterogeneity: float | None = None
     spreads: float | None = None
     printed: str | None = None
+    replicated: tuple[str, ...] = ()
     extension: str | None = None
     more: int | None = None
 
@@ -154,6 +156,7 @@ class RuleResult:
             parts.append(f"about n = {self.more} would decide if mean and spread stayed")
         if self.printed:
             parts.append(f"the paper's own numbers: {self.printed}")
+        parts += [f"replication: {text}" for text in self.replicated]
         if self.extension:
             parts.append(f"extension, not planned: {self.extension}")
         return f"{rule.measure}: " + "; ".join(parts)
@@ -225,13 +228,15 @@ def judge_claims(study: Study, frames: RunFrames, overrides: Sequence[str] = ())
     rules = [rule for claim in study.claims for rule in claim.rules]
     cells = dict.fromkeys(cell for rule in rules for pair in rule.pairs for cell in pair.cells)
     results = collect_results(cells, frames, overrides)
-    printed = printed_values([*all_studies(), study])
+    studies = [*all_studies(), study]
+    printed = printed_values(studies)
 
     def judge(rule: Rule) -> RuleResult:
         if rule.measure.name == "cost":
             return judge_cost(rule)
         measured = [measure_pair(rule.measure, pair, results) for pair in rule.pairs]
-        return judge_rule(rule, measured, judge_printed(rule, printed))
+        result = judge_rule(rule, measured, judge_printed(rule, printed))
+        return replace(result, replicated=tuple(judge_replications(rule, studies)))
 
     return [Verdict(claim, tuple(map(judge, claim.rules))) for claim in study.claims]
 

@@ -30,14 +30,32 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Replication:
+    """What others published of two configurations: ``values`` of ``base`` and ``other``, by a
+    statistic, from n runs each."""
+
+    source: str
+    statistic: str
+    base: CellSpec
+    other: CellSpec
+    values: tuple[float, float]
+    n: int
+
+    @property
+    def difference(self) -> float:
+        return round(self.values[1] - self.values[0], 6)
+
+
+@dataclass(frozen=True)
 class Study:
-    """Tables and figures by name, and claims."""
+    """Tables and figures by name, claims, and what others published of their configurations."""
 
     name: str
     title: str
     tables: Mapping[str, TableSpec] = field(default_factory=dict)
     figures: Mapping[str, FigureSpec] = field(default_factory=dict)
     claims: tuple[Claim, ...] = ()
+    replications: tuple[Replication, ...] = ()
 
     @property
     def experiments(self) -> list[str]:
@@ -85,6 +103,7 @@ def _read_study(path: Path, changed: int) -> Study:
         figures = {n: _figure(n, path.parent, tables, **f) for n, f in given.items()}
         claims = read_claims(content.get("claims", {}))
         title = content.get("title", path.stem)
+        replications = tuple(_replication(**r) for r in content.get("replications", ()))
     except (
         *(YAMLError, OmegaConfBaseException, UnicodeDecodeError),
         *(KeyError, TypeError, AttributeError, IndexError),
@@ -93,7 +112,17 @@ def _read_study(path: Path, changed: int) -> Study:
         raise ValueError(f"{path} must be as study/lrd_paper.yaml: {what or error!r}") from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    return Study(path.stem, title, tables, figures, claims)
+    return Study(path.stem, title, tables, figures, claims, replications)
+
+
+def _replication(
+    source: str, statistic: str, experiment: str, values: Sequence[float], n: int, **ends: str
+) -> Replication:
+    base, other = (CellSpec(experiment, tuple(ends.pop(end).split())) for end in ("from", "to"))
+    first, second = values
+    if ends:
+        raise TypeError(f"a replication has no {next(iter(ends))}")
+    return Replication(source, statistic, base, other, (first, second), n)
 
 
 def _table(

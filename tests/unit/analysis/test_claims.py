@@ -127,6 +127,8 @@ def test_a_range_has_as_many_cells_on_both_sides():
     entry = {"experiment": ["table2"], "across": {"from.lrd.p": [1, 0.5], "to.lrd.p": [0.3]}}
     with pytest.raises(ValueError, match="D1: range must have as many cells on both sides"):
         read(pairs=[entry], measure={"range": "score"})
+    with pytest.raises(ValueError, match="D1: best must have as many cells on both sides"):
+        read(pairs=[entry], measure={"best": "score"})
 
 
 @pytest.mark.parametrize("missing", ["must", "n", "sd", "smallest", "measure"])

@@ -11,9 +11,13 @@ import pandas as pd
 import pytest
 
 from lrd.analysis.claims import measures
-from lrd.analysis.claims.measures import log_time_to_marks, measure_cost
+from lrd.analysis.claims.measures import log_time_to_marks, measure_cost, measure_pair
 from lrd.analysis.claims.rules import STATUSES, Criterion, judge_differences
-from lrd.analysis.claims.specs import Measure
+from lrd.analysis.claims.specs import Measure, Pair
+from lrd.analysis.frames import RunFrames
+from lrd.analysis.matching import ScoreKind, collect_results
+from lrd.analysis.studies import CellSpec
+from tests.helpers.finished_runs import finish_with
 
 MARKS = (1.0, 0.7, 0.5, 0.4)
 EPOCHS = np.arange(1, 101.0)
@@ -112,3 +116,23 @@ def test_ranges_of_as_many_runs_are_unbiased():
         found = judge_differences(Criterion("rise", 0.2), d, n).status
         for status in ("supported", "opposite found"):
             assert (found == STATUSES.index(status)).mean() <= 0.05
+
+
+def test_the_best_of_as_many_rates_is_unbiased_and_follows_the_scores_direction(tmp_path: Path):
+    """By hand: of 90, 95, 93 the best is 95; of losses it is the lowest."""
+    cells: dict[str, list[CellSpec]] = {}
+    for side, values in (("base", (90.0, 95.0, 93.0)), ("other", (91.0, 92.0, 97.0))):
+        for rate, value in enumerate(values):
+            p = 1 if side == "base" else 0.5
+            asked = ("task=digits", "optim=adam", f"lrd.p={p}", f"optim.lr=0.0{rate + 1}")
+            for seed in range(2):
+                finish_with(tmp_path, value + seed, *asked, seed=seed)
+            cells.setdefault(side, []).append(CellSpec("smoke", (*asked, "train.epochs=30")))
+    pair = Pair(tuple(cells["base"]), tuple(cells["other"]))
+    results = collect_results(pair.cells, RunFrames(tmp_path))
+    found = measure_pair(Measure("best", ("score",)), pair, results)
+    assert found.by_seed == {0: 2.0, 1: 2.0}
+    for side in (pair.base, pair.other):
+        for cell in side:
+            results[cell].__dict__["score"] = ScoreKind("test_loss", maximize=False)
+    assert measure_pair(Measure("best", ("score",)), pair, results).by_seed == {0: 1.0, 1: 1.0}

@@ -11,6 +11,7 @@ import yaml
 
 from lrd.analysis.claims.printed import (
     judge_printed,
+    judge_replications,
     planned_power,
     printed_effects,
     printed_values,
@@ -282,6 +283,19 @@ def test_cost_is_judged_by_the_records_of_the_benchmark():
     (table_,) = (t for t in record["tables"] if f"step: {t['title']}" == one.label)
     (line,) = (line for line in table_["lines"] if line["label"] == "LRD, fused")
     assert one.mean == pytest.approx(100 * (sum(line["ratios"]) / len(line["ratios"]) - 1))
+
+
+def test_what_others_published_stands_beside_a_verdict():
+    """0.065 less and 0.07 more, of one of Table 1's fifteen comparisons, without an interval."""
+    gain, every = find_study("C1")[0].claims[0].rules
+    for rule in (gain, every):
+        first, second = judge_replications(rule, all_studies())
+        assert first.startswith("no effect of a size that counts (-0.065 of table1_cifar10 optim=s")
+        assert "maximum over epochs of the mean curve, n = 4, noahgolmant/" in first
+        assert second.startswith("no effect of a size that counts (+0.07 of ")
+    assert not judge_replications(find_study("C6")[0].claims[0].rules[0], all_studies())
+    (verdict,) = judge_claims(find_study("C1")[0], RunFrames("nowhere"))
+    assert verdict.explanation.count("replication: ") == 4
 
 
 def test_power_is_that_of_the_plan(tmp_path: Path):
