@@ -6,7 +6,6 @@ wandb is imported only inside functions.
 import io
 import os
 import unicodedata
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -191,16 +190,17 @@ def _distinguishing_columns(rows: Sequence[dict[str, str]]) -> list[str]:
 def _line_colors(group: GroupSpec) -> Iterator[tuple[CellSpec, str]]:
     """Yield the color of every curve.
 
-    A dashboard has no dashes: of curves that share a hue, those that are not solid become paler.
+    A dashboard has no dashes, and no panel for each group: of two curves, one that is not solid has
+    the other's hue, paler.
     """
     from matplotlib.colors import to_hex, to_rgb
 
-    hues = Counter(curve.color for curve in group.curves)
+    solid = [curve for curve in group.curves if curve.line == "-"]
     for curve in group.curves:
-        if curve.line == "-" or hues[curve.color] == 1:
+        if curve in solid or len(group.curves) != 2 or len(solid) != 1:
             yield curve.cell, curve.color
         else:
-            red, green, blue = ((part + 1) / 2 for part in to_rgb(curve.color))
+            red, green, blue = ((part + 1) / 2 for part in to_rgb(solid[0].color))
             yield curve.cell, to_hex((red, green, blue))
 
 
@@ -263,6 +263,7 @@ def _workspace_section(figure: FigureSpec) -> Any:
             max_runs_to_show=200,
         )
         for panel in figure.panels or (TRAINING_LOSS,)
+        if not panel.difference
     ]
     return ws.Section(
         name=figure.title,

@@ -13,7 +13,14 @@ from matplotlib.lines import Line2D
 
 from lrd.analysis.matching import CellResults, title_with_overrides
 from lrd.analysis.plotting.panel import draw_panel, draw_paper_values, needs_inset, set_limits
-from lrd.analysis.plotting.series import CellCurves, Drawing, DrawnPanel, cell_curves, with_panels
+from lrd.analysis.plotting.series import (
+    CellCurves,
+    Drawing,
+    DrawnPanel,
+    cell_curves,
+    difference_curves,
+    with_panels,
+)
 from lrd.analysis.plotting.style import (
     FIGURE_FORMATS,
     FINAL_STYLE,
@@ -64,7 +71,10 @@ def draw_figure(
         module, _, name = figure.draw.rpartition(".")
         return getattr(import_module(module), name)(figure, results, overrides)
     figure = with_panels(figure, results)
-    return draw_curves(figure, cell_curves(figure.panels, results), overrides)
+    found = cell_curves(figure.panels, results)
+    pairs = difference_curves(figure, results)
+    found = {cell: {**curves, **pairs.get(cell, {})} for cell, curves in found.items()}
+    return draw_curves(figure, found, overrides)
 
 
 def draw_curves(figure: FigureSpec, found: CellCurves, overrides: Sequence[str] = ()) -> Drawing:

@@ -19,13 +19,18 @@ def draw_panel(
     """Draw the curves of a group, and what others published; return their numbers."""
     drawn = []
     for place, curve in enumerate(group.curves):
-        if metrics := found[curve.cell]:
-            _draw_curve(axis, metrics[panel.key], curve, place, len(group.curves))
-            drawn.append(_to_drawn(curve.label, metrics[panel.key], curve.paper.get(panel.key)))
+        metrics = found[curve.cell]
+        if line := metrics.get(panel.series):
+            _draw_curve(axis, line, curve, place, len(group.curves))
+            paper = None if panel.difference else curve.paper.get(panel.key)
+            drawn.append(_to_drawn(curve.label, line, paper))
             if last := metrics.get(panel.final):
                 style = curve_style(curve) | FINAL_STYLE
                 axis.errorbar(last.epochs, last.mean, last.half_width, capsize=2, zorder=4, **style)
                 drawn.append(_to_drawn(f"{curve.label}, {panel.final_label}", last))
+    if panel.difference:
+        axis.axhline(0, color=GRAY, linewidth=0.8, zorder=2)
+        return drawn
     if not drawn:
         axis.text(0.5, 0.7, "no runs yet", transform=axis.transAxes, ha="center", color=GRAY)
     for published in group.published:
@@ -58,6 +63,8 @@ def draw_paper_values(
     Args:
         narrow: put the labels into the corner that rising curves leave free, not on the lines.
     """
+    if panel.difference:
+        return
     if needs_inset(panel, group):
         _draw_inset(axis, panel, group, found)
         return
@@ -97,7 +104,7 @@ def _draw_inset(axis: Axes, panel: PanelSpec, group: GroupSpec, found: CellCurve
 
 def needs_inset(panel: PanelSpec, group: GroupSpec) -> bool:
     """Return whether the paper prints more than two final values for a panel."""
-    return sum(panel.key in curve.paper for curve in group.curves) > 2
+    return not panel.difference and sum(panel.key in c.paper for c in group.curves) > 2
 
 
 def set_limits(
@@ -110,15 +117,18 @@ def set_limits(
     """
     ours = [line for curve in figure.curves() for line in found[curve.cell].values()]
     published = [published for group in figure.groups for published in group.published]
-    theirs = [published_curve(each, panel.key) for each in published]
+    theirs = [] if panel.difference else [published_curve(p, panel.key) for p in published]
     last = max((int(line.epochs[-1]) for line in ours or theirs if line), default=10)
     for axis in axes:
         axis.set_xlim(1 - 0.03 * last, 1.03 * last)
         axis.set_xticks(_epoch_ticks(last))
-    keys = (panel.key, panel.final)
+    keys = (panel.series, panel.final)
     lines = [found[curve.cell].get(key) for curve in figure.curves() for key in keys]
     lines = [line for line in [*lines, *theirs] if line]
-    values = [c.paper[panel.key] for c in figure.curves() if panel.key in c.paper]
+    printed = () if panel.difference else figure.curves()
+    values = [c.paper[panel.key] for c in printed if panel.key in c.paper] + [
+        0.0
+    ] * panel.difference
     values += [0.0, 100.0] if panel.unit == "%" and not lines else []
     for line in lines:
         kept = (line.epochs > (0 if panel.log else last / 20)) & (line.epochs <= last)

@@ -142,6 +142,24 @@ def cell_curves(panels: Sequence[PanelSpec], results: Mapping[CellSpec, CellResu
     return {cell: _of_cell(panels, found) if found.n else {} for cell, found in results.items()}
 
 
+def difference_curves(
+    figure: FigureSpec, results: Mapping[CellSpec, CellResults]
+) -> dict[CellSpec, dict[str, MeanCurve]]:
+    """Return the panels' differences of every curve from the first one of its group, paired by
+    seed; none where no seed has both."""
+    found: dict[CellSpec, dict[str, MeanCurve]] = {}
+    for panel in (panel for panel in figure.panels if panel.difference):
+        for group in figure.groups:
+            base, *others = (results[curve.cell] for curve in group.curves)
+            first = base.curves(panel.key)
+            for other in others if base.n else ():
+                second = other.curves(panel.key)
+                pairs = [(second[s] - first[s]).dropna() for s in first.keys() & second.keys()]
+                if pairs:
+                    found.setdefault(other.cell, {})[panel.series] = average_curves(pairs)
+    return found
+
+
 def _of_cell(panels: Sequence[PanelSpec], found: CellResults) -> dict[str, MeanCurve]:
     keys = [key for panel in panels for key in (panel.key, panel.final) if key]
     curves = {

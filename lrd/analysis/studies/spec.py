@@ -132,7 +132,8 @@ class PanelSpec:
     """A metric of metrics.jsonl against epochs, in ``digits`` where the paper prints it.
 
     ``final`` is the same score by another evaluation, which the last epoch alone may have, and
-    ``final_label`` its name.
+    ``final_label`` its name. ``difference``: instead of each curve its paired difference from the
+    first one of its group.
     """
 
     key: str
@@ -142,6 +143,12 @@ class PanelSpec:
     log: bool = False
     final: str = ""
     final_label: str = ""
+    difference: bool = False
+
+    @property
+    def series(self) -> str:
+        """The name of what is drawn, among the series of a cell."""
+        return f"{self.key}, difference" if self.difference else self.key
 
 
 @dataclass(frozen=True)

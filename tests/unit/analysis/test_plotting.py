@@ -14,7 +14,14 @@ from matplotlib.figure import Figure
 
 from lrd.analysis.frames import RunFrames
 from lrd.analysis.matching import collect_results
-from lrd.analysis.plotting import FIGURE_FORMATS, average_curves, draw_curves, encode
+from lrd.analysis.plotting import (
+    FIGURE_FORMATS,
+    average_curves,
+    collect_figure,
+    draw_curves,
+    draw_figure,
+    encode,
+)
 from lrd.analysis.resolve import expand_sweep
 from lrd.analysis.studies import (
     CellSpec,
@@ -102,18 +109,18 @@ def test_a_line_is_its_seeds_mean_and_the_band_its_t_interval(tmp_path: Path, di
     assert right.get_ylabel() == "Pixel accuracy (%)"
 
 
-def test_with_and_without_lrd_differ_by_line_and_marker_and_share_a_hue(tmp_path: Path, digits):
+def test_with_and_without_lrd_differ_by_color_line_and_marker(tmp_path: Path, digits):
     write_run(tmp_path, scores(10, 20), *BASE)
     write_run(tmp_path, scores(30, 40), *LRD)
     left, _ = panels_of(draw(digits, tmp_path))
     (base,), (lrd,) = ([x for x in left.lines if x.get_linestyle() == s] for s in ("--", "-"))
     assert lines(left, "--") == [([1, 2], [10, 20])] and lines(left, "-") == [([1, 2], [30, 40])]
-    assert base.get_color() == lrd.get_color() == "#D55E00"
+    assert (base.get_color(), lrd.get_color()) == ("#000000", "#D55E00")
     assert base.get_marker() != lrd.get_marker()
     assert base.get_markerfacecolor() == "white" != lrd.get_markerfacecolor()
     assert not left.collections  # one run has no interval
-    (colors,) = zip(*({c.color for c in g.curves} for g in FIGURES["figure5"].groups), strict=True)
-    assert len(set(colors)) == 5
+    colors = [[c.color for c in group.curves] for group in FIGURES["figure5"].groups]
+    assert len({lrd for _, lrd in colors}) == 5 and {base for base, _ in colors} == {"#000000"}
 
 
 def test_epochs_without_the_metric_are_left_out_and_those_of_all_runs_drawn(tmp_path, digits):
@@ -180,12 +187,13 @@ def test_the_sweep_of_figure_8_is_its_two_curves():
 def test_figures_of_five_optimizers_have_a_column_each(name: str, row: int):
     what = FIGURES[f"figure{name}"]
     drawn = empty(what)
-    columns = np.reshape(np.array(panels_of(drawn)), (5, 3))
+    columns = np.reshape(np.array(panels_of(drawn)), (5, 4))
     labels = ["Training loss", "Training accuracy (%)", "Test accuracy (%)"]
+    labels += ["LRD less base (points)"]
     assert [axis.get_ylabel() for axis in columns[0]] == labels
     cells = PAPER.tables["table1"].rows[row].groups
     for column, (base, lrd) in zip(columns, cells, strict=True):
-        loss, train, test = column
+        loss, train, test, _ = column
         assert loss.get_yscale() == "log" and not lines(train, ":")
         assert [ys[0] for _, ys in lines(test, ":")] == [base.paper, lrd.paper]
         assert f"paper: base {base.paper:.2f}\npaper: LRD {lrd.paper:.2f}" in texts(test)
@@ -202,7 +210,7 @@ def test_an_optimizers_runs_are_drawn_in_its_column_alone(tmp_path: Path, capsys
     what = FIGURES["figure5"]
     drawn = draw(what, tmp_path, "train.epochs=3")
     assert drawn.get_suptitle().endswith("[train.epochs=3]")
-    columns = np.reshape(np.array(panels_of(drawn)), (5, 3))
+    columns = np.reshape(np.array(panels_of(drawn)), (5, 4))[:, :3]
     assert [lines(axis, "-")[0][1] for axis in columns[4]] == [
         pytest.approx([1, 1 / 2, 1 / 3]),
         [51, 52, 53],
@@ -225,7 +233,7 @@ def test_the_authors_curve_is_drawn_with_sgdm_on_cifar_10():
     """Against the published file: epochs 1 and 200."""
     what = FIGURES["figure6"]
     drawn = empty(what)
-    columns = np.reshape(np.array(panels_of(drawn)), (5, 3))
+    columns = np.reshape(np.array(panels_of(drawn)), (5, 4))[:, :3]
     ends = [(649.2485 / 391, 0.4638 / 391), (38.494, 99.994), (47.98, 95.57)]
     for axis, (first, last) in zip(columns[0], ends, strict=True):
         ((epochs, values),) = lines(axis, "-.")
@@ -440,6 +448,32 @@ def test_a_loss_of_zero_and_one_epoch_are_drawn(tmp_path: Path, digits: FigureSp
         assert encode(drawn, form)
     (axis,) = panels_of(drawn)
     assert axis.get_ylim()[0] > 0 and axis.get_xlim()[0] < 1 < axis.get_xlim()[1]
+
+
+def test_differences_are_paired_by_seed(tmp_path: Path):
+    """LRD less base at seeds 0 and 1: 2 and 4, then 1 and 2; seed 2 has no pair."""
+    curves = {BASE: [(90, 95), (80, 85), (1, 1)], LRD: [(92, 96), (84, 87)]}
+    for arm, values in curves.items():
+        for seed, accuracies in enumerate(values):
+            lines = [
+                {"epoch": e, "train_loss": 1 / e, "train_accuracy": 9, "test_accuracy": a}
+                for e, a in enumerate(accuracies, 1)
+            ]
+            write_run(tmp_path, lines, *arm, f"seed={seed}")
+    what = FIGURES["figure5"]
+    curves_of = [
+        dataclasses.replace(curve, cell=CellSpec("quickstart", arm[1:]))
+        for curve, arm in zip(what.groups[2].curves, (BASE, LRD), strict=True)
+    ]
+    made = dataclasses.replace(what, groups=(GroupSpec("Adam", tuple(curves_of)),))
+    drawn = draw_figure(made, collect_figure(made, RunFrames(tmp_path)))
+    (gain,) = drawn.panels[-1].curves
+    assert (gain.label, gain.n) == ("LRD p = 0.5", 2)
+    assert gain.mean.tolist() == [3.0, 1.5]
+    half = 12.706204736174694 * 0.5  # t quantile 0.975 of one degree; the error of 1 and 2
+    assert gain.half_width[1] == pytest.approx(half)
+    low, high = drawn.panels[-1].axis.get_ylim()
+    assert low < 0 < high
 
 
 def error(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
