@@ -10,7 +10,6 @@ any differ. Everything is in a temporary directory.
 
 import argparse
 import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -27,20 +26,14 @@ def main() -> int:
 
 def disturb_local_slurm() -> int:
     """Start a SLURM in a temporary directory, run the comparison, and stop it."""
-    from scripts.benchmarks.endurance import ROOT, SLURM_CPUS, disturb_slurm_sweep
+    from scripts.benchmarks.endurance import ROOT, disturb_slurm_sweep, local_slurm
 
-    script = str(ROOT / "scripts" / "slurm_local.sh")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, local_slurm(Path(folder) / "slurm") as conf:
         os.chdir(folder)
-        os.environ.update(SLURM_LOCAL=f"{folder}/slurm", SLURM_LOCAL_CPUS=str(SLURM_CPUS))
-        started = subprocess.run([script, "start"], stdout=subprocess.PIPE, text=True)
-        if started.returncode:
-            return started.returncode
-        os.environ["SLURM_CONF"] = started.stdout.strip().partition("=")[2]
+        os.environ["SLURM_CONF"] = conf
         try:
             return disturb_slurm_sweep()
         finally:
-            subprocess.run([script, "stop"])
             os.chdir(ROOT)
 
 

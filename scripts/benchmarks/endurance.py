@@ -9,7 +9,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
@@ -226,7 +227,7 @@ def sweep_with_writers(writers: int, overrides: Sequence[str]) -> int:
 
     Returns the exit status: 1 if a run is missing, incomplete or done twice.
     """
-    seeds, epochs = 10, 4
+    seeds, epochs = writers + 2, 4  # more runs than writers
     _import_once()
     sweep = ["-m", *_QUICK, *overrides, "seed=" + ",".join(map(str, range(seeds)))]
     with tempfile.TemporaryDirectory() as name:
@@ -248,11 +249,26 @@ def sweep_with_writers(writers: int, overrides: Sequence[str]) -> int:
 # A sweep on SLURM
 
 
-SLURM_CPUS = 2  # jobs at once: the others wait
+SLURM_CPUS = 4  # two jobs at once: the others wait
 _RATES = [*(f"{k / 100:g}" for k in range(1, 6)), "1e+18"]  # the last makes the loss infinite
-_EPOCHS = 300
+_EPOCHS = 200
 _SWEEP = ["-m", "optim=sgdm", f"optim.lr={','.join(_RATES)}", f"train.epochs={_EPOCHS}"]
-_SWEEP.append("model.hidden=[128]")
+_SWEEP += ["model.hidden=[128]", "train.threads=1"]
+
+
+@contextmanager
+def local_slurm(folder: Path) -> Iterator[str]:
+    """Start a SLURM of ``SLURM_CPUS`` in ``folder``, and stop it. Yields its SLURM_CONF."""
+    script = str(ROOT / "scripts" / "slurm_local.sh")
+    settings = {"SLURM_LOCAL": str(folder), "SLURM_LOCAL_CPUS": str(SLURM_CPUS)}
+    environment = {**os.environ, **settings}
+    started = subprocess.run([script, "start"], stdout=subprocess.PIPE, text=True, env=environment)
+    if started.returncode:
+        raise SystemExit(started.returncode)
+    try:
+        yield started.stdout.strip().partition("=")[2]
+    finally:
+        subprocess.run([script, "stop"], env=environment)
 
 
 def _show(*command: str) -> None:
@@ -306,7 +322,7 @@ def _disturb(submitter: subprocess.Popen[str]) -> None:
 
 def _compare_with_local() -> int:
     """Run the same sweep on this machine and return the number of differing bytes."""
-    local = [sys.executable, f"{ROOT}/run.py", *_SWEEP, "run.dir=local", "train.threads=1"]
+    local = [sys.executable, f"{ROOT}/run.py", *_SWEEP, "run.dir=local"]
     subprocess.run(local, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     ours, theirs = _by_learning_rate("local"), _by_learning_rate("runs")
     differing = 0
@@ -327,6 +343,7 @@ def disturb_slurm_sweep() -> int:
     Returns the exit status: 1 if any byte differs.
     """
     command = [sys.executable, f"{ROOT}/run.py", *_SWEEP, "+cluster=slurm"]
+    command.append(f"cluster.cpus_per_task={SLURM_CPUS // 2}")
     print("$", *command, "&", flush=True)
     with Path("submitter.txt").open("w") as out:
         submitter = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, text=True)

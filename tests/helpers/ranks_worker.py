@@ -1,11 +1,14 @@
 """What each of several ranks does for tests/integration/test_distributed.py.
 
-Without torchrun it is the one rank to compare with. Results go to ``OUT/<world>-<rank>.pt``; with
-the names of trainings behind OUT, of those alone.
+    python tests/helpers/ranks_worker.py COUNTS OUT [TRAINING...]
+
+Each of COUNTS, such as 2,1,3, ranks in turn, forks of this process; one rank is what to compare
+with. Results go to ``OUT/<world>-<rank>.pt``; with the names of trainings, of those alone.
 """
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from lrd.runs.signals import Interrupted  # noqa: E402
 from lrd.training import builder, runner  # noqa: E402
 from lrd.training.distributed import DistributedContext, init_distributed  # noqa: E402
 from lrd.training.trainer import Trainer  # noqa: E402
+from tests.helpers.forked_ranks import fork_ranks  # noqa: E402
 
 SMALL = ["model.hidden=[32]", "train.epochs=2", "eval.batch_size=50"]
 SHORT = ["optim=sgdm", "optim.lr=0.001", "train.epochs=1", "train.max_steps=2"]
@@ -117,4 +121,7 @@ def main(out: Path, *asked: str) -> None:
 
 if __name__ == "__main__":
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    main(Path(sys.argv[1]), *sys.argv[2:])
+    counts, out, *trainings = sys.argv[1:]
+    made(TRAINED["adam"], DistributedContext())  # imports what a run needs, once
+    for number in counts.split(","):
+        fork_ranks(int(number), partial(main, Path(out), *trainings))

@@ -40,14 +40,13 @@ def torchrun(count: int, *arguments: str | Path) -> list[str]:
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two ranks, then one and three, leave behind (tests/helpers/ranks_worker.py)."""
     folder = tmp_path_factory.mktemp("ranks")
-    for count in (2, 1, 3):
-        work(count, folder)
+    work("2,1,3", folder)
     return folder
 
 
-def work(count: int, *arguments: str | Path) -> None:
-    worker = (ROOT / "tests" / "helpers" / "ranks_worker.py", *arguments)
-    command = torchrun(count, *worker) if count > 1 else [sys.executable, *map(str, worker)]
+def work(counts: str, *arguments: str | Path) -> None:
+    worker = [ROOT / "tests" / "helpers" / "ranks_worker.py", counts, *arguments]
+    command = [sys.executable, *map(str, worker)]
     done = subprocess.run(command, env=QUIET, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
 
@@ -146,8 +145,7 @@ def test_a_run_goes_on_with_another_number_of_ranks(out: Path, folder: str, worl
 def slow(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What one rank, then each of two, has of the trainings on images."""
     folder = tmp_path_factory.mktemp("slow")
-    for count in (1, 2):
-        work(count, folder, *SLOW)
+    work("1,2", folder, *SLOW)
     return [torch.load(folder / f"{file}.pt") for file in ("1-0", "2-0", "2-1")]
 
 

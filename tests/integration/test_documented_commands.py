@@ -46,6 +46,10 @@ COMPOSED = {
     "nothing: two steps of it are two steps of the same with scale=0.1, which run": [
         "python run.py -m +experiment=table1_mnist",
     ],
+    "nothing: without train.checkpoint_every it is one of docs/reproducing.md, which runs": [
+        "python run.py -m task=cifar10 optim=sgdm train=fast lrd.p=0.5,1 scale=0.43 "
+        "train.checkpoint_every=1000 run.dir=results",
+    ],
     "several GPUs, and full data": [
         "torchrun --nproc_per_node=4 run.py task=cifar10 model=resnet34",
     ],
@@ -59,6 +63,7 @@ ELSEWHERE = {
     "wandb sync runs/wandb runs/*/*/seed*/wandb": "tests/unit/loggers/test_wandb.py",
     "python scripts/bench.py": "tests/integration/test_bench.py, at toy sizes",
     "python scripts/bench.py all --threads 2": "tests/integration/test_bench.py, at toy sizes",
+    "python scripts/bench.py startup --rounds 2": "tests/integration/test_bench.py",
     "python scripts/compatibility.py": "tests/compat/test_compatibility.py, with the extra compat",
     "python scripts/endurance.py --kills 30": "tests/integration/test_endurance.py, fewer kills",
     "python scripts/endurance.py --kills 60 --every-optimizer": "the same",
@@ -197,6 +202,8 @@ def check_run(
     (config, *_) = composed(short)
     if config.dataset["name"] in ("mnist", "cifar10"):
         short.append(f"data.root={request.getfixturevalue('real_data')}")
+    if config.dataset["name"] == "cifar10":  # ResNet-34 takes a minute for all test images
+        short.append("dataset.holdout=200")
     if "-m" in short:
         short += one_of_a_sweep(arguments)
     if config.wandb.mode != "disabled":

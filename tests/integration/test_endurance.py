@@ -72,19 +72,19 @@ sys.exit(endurance.main())
 
 
 @pytest.mark.slow
-def test_eight_writers_do_every_run_exactly_once():
-    out = endurance("--writers", "8")
-    assert "8 writers, 10 runs: 10 finished, 10 of them complete" in out
-    assert "10 trained in all" in out
+def test_writers_do_every_run_exactly_once():
+    out = endurance("--writers", "4")
+    assert "4 writers, 6 runs: 6 finished, 6 of them complete" in out
+    assert "6 trained in all" in out
 
 
 @pytest.mark.slow
 def test_a_killed_sweep_resumes_with_the_missing_runs_only(tmp_path: Path):
-    runs, seeds = tmp_path / "runs", ",".join(map(str, range(20)))
+    runs, seeds = tmp_path / "runs", ",".join(map(str, range(10)))
     sweep = ["-m", "train.epochs=2", "model.hidden=[8]", f"seed={seeds}"]
     command = [sys.executable, str(ROOT / "run.py"), *sweep]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL) as first:
-        enough = random.Random(0).randint(5, 12)
+        enough = random.Random(0).randint(3, 6)
         while len(RunIndex(runs).with_status("finished")) < enough:
             assert first.poll() is None
             time.sleep(0.01)
@@ -93,9 +93,9 @@ def test_a_killed_sweep_resumes_with_the_missing_runs_only(tmp_path: Path):
         r.folder: (r.folder / "metrics.jsonl").read_bytes()
         for r in RunIndex(runs).with_status("finished")
     }
-    assert enough <= len(before) < 20
+    assert enough <= len(before) < 10
     again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("finished already") == len(before)
-    assert [r.state for r in RunIndex(runs).runs] == ["finished"] * 20
+    assert [r.state for r in RunIndex(runs).runs] == ["finished"] * 10
     assert all((f / "metrics.jsonl").read_bytes() == lines for f, lines in before.items())

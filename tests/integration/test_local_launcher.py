@@ -1,6 +1,7 @@
 """Parallel jobs on this machine equal serial jobs, also after a failure or a stop."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -78,10 +79,16 @@ def test_a_stopped_and_resumed_sweep_equals_a_serial_one(cli, tmp_path: Path):
 
 
 def test_jobs_share_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Two jobs at once on n cores have n // 2 threads each. The workers find the checkout."""
-    monkeypatch.delenv("PYTHONPATH", raising=False)
+    """Two jobs at once on n cores have n // 2 threads each, which sleep while they are idle. The
+    workers find the checkout."""
+    for name in ("PYTHONPATH", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("OMP_DISPLAY_ENV", "true")
     cores = len(os.sched_getaffinity(0))
     quick = ["train.epochs=1", "optim.lr=0.05,0.1"]
     command = local_command(tmp_path, *quick, "cluster.jobs=2")
-    assert subprocess.run(command, cwd=tmp_path).returncode == 0
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    shown = re.findall(r"OMP_WAIT_POLICY = '(\w+)'", done.stderr)
+    assert shown and set(shown) == {"PASSIVE"}
     assert {run.metadata["threads"] for run in find_runs(tmp_path)} == {max(1, cores // 2)}

@@ -6,13 +6,19 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from lrd.launchers.slurm_queue import read_jobs
 from lrd.runs.store import Run, find_runs
-from scripts.benchmarks.endurance import count_differing_bytes
+from scripts.benchmarks.endurance import (
+    SLURM_CPUS,
+    count_differing_bytes,
+    disturb_slurm_sweep,
+    local_slurm,
+)
 
 pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
 ROOT = Path(__file__).parents[2]
@@ -80,27 +86,27 @@ def fake_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run_on_two_ranks(folder: Path, *settings: str) -> Run:
-    """Train one run by torchrun in ``folder``."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command = [*launcher, str(ROOT / "run.py"), *settings, "run.dir=alone", "train.threads=1"]
+    """Train one run in ``folder`` on two ranks, by torchrun's variables."""
+    command = [sys.executable, str(ROOT / "tests" / "helpers" / "forked_ranks.py"), "2", *settings]
+    command += ["run.dir=alone", "train.threads=1"]
     environment = {**os.environ, "TORCH_CPP_LOG_LEVEL": "ERROR"}
     subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=True)
     (run,) = find_runs(folder / "alone")
     return run
 
 
-def sweep(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    quick = ["-m", "optim=sgdm", "optim.lr=0.1,1e18", "train.epochs=2", "model.hidden=[8]"]
-    command = [sys.executable, str(ROOT / "run.py"), *quick, "+cluster=slurm", *more]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+SWEEP = ["-m", "optim=sgdm", "optim.lr=0.1,1e18", "train.epochs=2", "model.hidden=[8]"]
+SWEEP.append("+cluster=slurm")
 
 
 def test_a_sweep_is_one_array_and_a_second_one_has_the_missing_jobs(
-    tmp_path: Path, fake_slurm: Path
+    cli, tmp_path: Path, fake_slurm: Path
 ):
     settings = ["partition=gpu", "gpus_per_node=2", "cpus_per_task=3", "mem_gb=5", "timeout_min=7"]
     settings += ["array_parallelism=1", "qos=long", "account=me"]
-    done = sweep(tmp_path, *(f"cluster.{setting}" for setting in settings), "train.threads=1")
+    more = [*(f"cluster.{setting}" for setting in settings), "train.threads=1"]
+    command = [sys.executable, str(ROOT / "run.py"), *SWEEP, *more]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.stdout.startswith("submitted 2 jobs as array 7; logs: runs/.submitit/7*\n")
     script = (fake_slurm / "script").read_text()
     asked = dict(re.findall(r"#SBATCH --([\w-]+)=(\S+)", script))
@@ -118,26 +124,24 @@ def test_a_sweep_is_one_array_and_a_second_one_has_the_missing_jobs(
     states = {run.metadata["job"]: run.status for run in find_runs(tmp_path / "runs")}
     assert states == {"7_0": "finished", "7_1": "failed"}
     (fake_slurm / "held").write_text("7_1|PENDING\n")
-    done = sweep(tmp_path)
+    again = cli(*SWEEP)
     line = "nothing to submit (1 finished already, 1 in the queue: 7_1)\n"
-    assert (done.returncode, done.stdout) == (0, line)
+    assert (again.status, again.out) == (0, line)
 
 
 def test_a_rejected_submission_is_one_line(
-    tmp_path: Path, fake_slurm: Path, monkeypatch: pytest.MonkeyPatch
+    cli, tmp_path: Path, fake_slurm: Path, monkeypatch: pytest.MonkeyPatch
 ):
     for wrong, line in {
         "cluster.mem_gb=0": "cluster.mem_gb must be at least 1, or null, got 0",
         "cluster.partition=nowhere": "SLURM rejects the jobs: invalid partition specified: nowhere",
     }.items():
-        done = sweep(tmp_path, wrong)
-        assert (done.returncode, done.stderr) == (2, f"error: {line}\n")
-    done = sweep(tmp_path, "lrd.p=0.5,2")
-    assert (
-        done.returncode == 2 and done.stderr.count("\n") == 1 and not (fake_slurm / "id").exists()
-    )
+        done = cli(*SWEEP, wrong)
+        assert (done.status, done.err) == (2, f"error: {line}\n")
+    done = cli(*SWEEP, "lrd.p=0.5,2")
+    assert done.status == 2 and done.err.count("\n") == 1 and not (fake_slurm / "id").exists()
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert "cluster=slurm needs SLURM's commands" in sweep(tmp_path).stderr
+    assert "cluster=slurm needs SLURM's commands" in cli(*SWEEP).err
     assert not list(find_runs(tmp_path / "runs"))
 
 
@@ -175,11 +179,11 @@ def test_a_job_of_two_ranks_is_a_run_of_torchrun_and_has_nothing_of_the_job_that
     ],
 )
 def test_the_ranks_of_a_job_share_a_node_and_its_gpus(
-    tmp_path: Path, fake_slurm: Path, setting: str, line: str
+    cli, fake_slurm: Path, setting: str, line: str
 ):
-    done = sweep(tmp_path, "cluster.ranks_per_cell=2", setting)
-    assert done.returncode == 2 and done.stderr.startswith(f"error: {line}")
-    assert done.stderr.count("\n") == 1 and not (fake_slurm / "id").exists()
+    done = cli(*SWEEP, "cluster.ranks_per_cell=2", setting)
+    assert done.status == 2 and done.err.startswith(f"error: {line}")
+    assert done.err.count("\n") == 1 and not (fake_slurm / "id").exists()
 
 
 real_slurm = pytest.mark.skipif(
@@ -188,37 +192,37 @@ real_slurm = pytest.mark.skipif(
 )
 
 
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The SLURM_CONF of a real SLURM, where no other is started or stopped."""
+    with local_slurm(tmp_path_factory.mktemp("slurm")) as conf:
+        yield conf
+
+
 @pytest.mark.slurm
 @real_slurm
 def test_ranks_of_a_real_slurm_are_stopped_requeued_and_preempted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slurm: str
 ):
     """Two jobs of two ranks each: one gets the signal before a time-out, and is requeued once; both
-    are preempted. All bytes are those of runs by torchrun."""
+    are preempted. All bytes are those of runs by torchrun's variables."""
     settings = ["optim=sgdm", "train.epochs=120", "model.hidden=[32]"]
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SLURM_LOCAL", str(tmp_path / "slurm"))
-    monkeypatch.setenv("SLURM_LOCAL_CPUS", "4")
-    script = str(ROOT / "scripts" / "slurm_local.sh")
-    started = subprocess.run([script, "start"], stdout=subprocess.PIPE, text=True, check=True)
-    monkeypatch.setenv("SLURM_CONF", started.stdout.strip().partition("=")[2])
+    monkeypatch.setenv("SLURM_CONF", slurm)
     command = [sys.executable, str(ROOT / "run.py"), "-m", *settings, "optim.lr=0.01,0.02"]
     command += ["+cluster=slurm", "cluster.ranks_per_cell=2"]
-    try:
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as submitter:
-            wait_for_epochs(5, submitter)
-            first = min(job.id for job in read_jobs("runs").values())
-            subprocess.run(["timeout", "2", "scancel", "--signal=USR2", first])
-            until = time.monotonic() + 60
-            while restarts(first) == 0 and time.monotonic() < until:
-                time.sleep(0.5)
-            assert restarts(first) == 1
-            urgent = ["srun", "--partition=urgent", "--ntasks=4", "true"]
-            subprocess.run(urgent, check=True, capture_output=True)
-            text, _ = submitter.communicate(timeout=300)
-        assert submitter.returncode == 0, text
-    finally:
-        subprocess.run([script, "stop"])
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as submitter:
+        wait_for_epochs(5, submitter)
+        first = min(job.id for job in read_jobs("runs").values())
+        subprocess.run(["timeout", "2", "scancel", "--signal=USR2", first])
+        until = time.monotonic() + 60
+        while restarts(first) == 0 and time.monotonic() < until:
+            time.sleep(0.5)
+        assert restarts(first) == 1
+        urgent = ["srun", "--partition=urgent", f"--ntasks={SLURM_CPUS}", "true"]
+        subprocess.run(urgent, check=True, capture_output=True)
+        text, _ = submitter.communicate(timeout=300)
+    assert submitter.returncode == 0, text
     runs = {run.metadata["config"]["optim"]["lr"]: run for run in find_runs("runs")}
     assert len(runs) == 2
     for lr, run in runs.items():
@@ -249,12 +253,20 @@ def restarts(job: str) -> int:
 
 @pytest.mark.slurm
 @real_slurm
-def test_a_disturbed_sweep_on_a_real_slurm():
-    command = [sys.executable, str(ROOT / "scripts" / "slurm_endurance.py")]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "5 runs, differing bytes 0" in done.stdout
-    resumes = [int(n) for n in re.findall(r"resumes (\d+)", done.stdout)]
+def test_a_disturbed_sweep_on_a_real_slurm(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    slurm: str,
+    capfd: pytest.CaptureFixture[str],
+):
+    """What scripts/slurm_endurance.py does."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SLURM_CONF", slurm)
+    status = disturb_slurm_sweep()
+    out = "".join(capfd.readouterr())
+    assert status == 0, out
+    assert "5 runs, differing bytes 0" in out
+    resumes = [int(n) for n in re.findall(r"resumes (\d+)", out)]
     signaled, requeued, *preempted, canceled = (n > 0 for n in resumes)
-    assert signaled and requeued and any(preempted) and not canceled, done.stdout
-    assert "submitted 2 jobs as array" in done.stdout and "(4 finished already)" in done.stdout
+    assert signaled and requeued and any(preempted) and not canceled, out
+    assert "submitted 2 jobs as array" in out and "(4 finished already)" in out
