@@ -50,7 +50,7 @@ def summarize_tasks(base: Scores, other: Scores, maximize: Sequence[bool]) -> Ta
         ValueError: a task has no run, a NaN, or a base whose mean is 0.
     """
     tasks = list(zip(_tasks(base), _tasks(other), maximize, strict=True))
-    arms = [[normalize(arm, x, up) for arm in (x, y)] for x, y, up in tasks]
+    arms = [[normalize_scores(arm, x, up) for arm in (x, y)] for x, y, up in tasks]
     base, other = [x for x, _ in arms], [y for _, y in arms]
     is_single = any(len(task) < 2 for task in (*base, *other))
 
@@ -66,7 +66,9 @@ def summarize_tasks(base: Scores, other: Scores, maximize: Sequence[bool]) -> Ta
     )
 
 
-def normalize(scores: ArrayLike, base: ArrayLike, maximize: bool = True) -> NDArray[np.float64]:
+def normalize_scores(
+    scores: ArrayLike, base: ArrayLike, maximize: bool = True
+) -> NDArray[np.float64]:
     """Return the scores of a task in percent of the base's mean, which is 100; larger is better: a
     loss that is a tenth lower than the base's is 110.
 

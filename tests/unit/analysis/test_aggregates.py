@@ -10,7 +10,7 @@ from scipy import stats
 from lrd.analysis.aggregates import (
     bootstrap_interval,
     interquartile_mean,
-    normalize,
+    normalize_scores,
     performance_profile,
     probability_of_improvement,
     steps_to_target,
@@ -95,11 +95,11 @@ def test_what_cannot_be_aggregated_is_refused(scores: Any):
 
 
 def test_scores_are_normalized_by_the_bases_mean_in_their_direction():
-    assert list(normalize([45, 50, 60], [40, 60])) == [90, 100, 120]
-    assert list(normalize([1.8, 2.2], [2, 2], maximize=False)) == pytest.approx([110, 90])
-    assert list(normalize([-3, -1], [-2])) == [50, 150]  # larger is better, below 0 too
+    assert list(normalize_scores([45, 50, 60], [40, 60])) == [90, 100, 120]
+    assert list(normalize_scores([1.8, 2.2], [2, 2], maximize=False)) == pytest.approx([110, 90])
+    assert list(normalize_scores([-3, -1], [-2])) == [50, 150]  # larger is better, below 0 too
     with pytest.raises(ValueError, match="base whose mean is 0"):
-        normalize([1], [-1, 1])
+        normalize_scores([1], [-1, 1])
 
 
 def test_a_summary_of_an_accuracy_and_a_loss_by_hand():
