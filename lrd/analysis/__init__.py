@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lrd.analysis.aggregates import performance_profile as performance_profile
     from lrd.analysis.aggregates import probability_of_improvement as probability_of_improvement
     from lrd.analysis.aggregates import steps_to_target as steps_to_target
+    from lrd.analysis.aggregates import summarize_tasks as summarize_tasks
     from lrd.analysis.claims.verdicts import judge_claims as judge_claims
     from lrd.analysis.comparison import compare as compare
     from lrd.analysis.comparison import level_table as level_table
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from lrd.analysis.studies import read_study as read_study
     from lrd.analysis.studies.find import find_study as find_study
     from lrd.analysis.tables import cells_frame as cells_frame
+    from lrd.analysis.tables import over_tasks as over_tasks
     from lrd.analysis.tables import table_parts as table_parts
 
 _MODULES = {
@@ -54,12 +56,14 @@ _MODULES = {
     "study_pairs": "comparison",
     "level_table": "comparison",
     "cells_frame": "tables",
+    "over_tasks": "tables",
     "table_parts": "tables",
     "judge_claims": "claims.verdicts",
     "interquartile_mean": "aggregates",
     "probability_of_improvement": "aggregates",
     "performance_profile": "aggregates",
     "steps_to_target": "aggregates",
+    "summarize_tasks": "aggregates",
     "bootstrap_interval": "aggregates",
     "plan_experiment": "planning",
 }

@@ -6,11 +6,12 @@ tasks, each an array with a number per run; tasks may have different numbers of 
 different tasks must be on one scale, such as accuracies or scores normalized by a baseline's.
 
     interval = bootstrap_interval(interquartile_mean, [scores])
+    summary = summarize_tasks(base, other, maximize=[True, False])  # accuracies, and losses
 """
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,6 +19,67 @@ from numpy.typing import ArrayLike, NDArray
 from lrd.analysis.statistics import Interval
 
 Scores = Sequence[ArrayLike]  # a task each
+
+
+class Aggregate(NamedTuple):
+    """A number over tasks with its interval, None where a task has a single run."""
+
+    value: float
+    interval: Interval | None
+
+
+class TaskSummary(NamedTuple):
+    """Two arms over several tasks: interquartile means of normalized scores, their difference, and
+    the probability that ``other`` improves on ``base``."""
+
+    base: Aggregate
+    other: Aggregate
+    difference: Aggregate
+    probability: Aggregate
+
+
+def summarize_tasks(base: Scores, other: Scores, maximize: Sequence[bool]) -> TaskSummary:
+    """Return how two arms compare over tasks whose scores have scales of their own.
+
+    Args:
+        base: the scores of each task.
+        other: those of the other arm.
+        maximize: for each task whether larger scores are better.
+
+    Raises:
+        ValueError: a task has no run, a NaN, or a base whose mean is 0.
+    """
+    tasks = list(zip(_tasks(base), _tasks(other), maximize, strict=True))
+    arms = [[normalize_scores(arm, x, up) for arm in (x, y)] for x, y, up in tasks]
+    base, other = [x for x, _ in arms], [y for _, y in arms]
+    is_single = any(len(task) < 2 for task in (*base, *other))
+
+    def aggregate(statistic: Callable[..., float], *scores: Scores) -> Aggregate:
+        interval = None if is_single else bootstrap_interval(statistic, scores)
+        return Aggregate(statistic(*scores), interval)
+
+    return TaskSummary(
+        aggregate(interquartile_mean, base),
+        aggregate(interquartile_mean, other),
+        aggregate(lambda x, y: interquartile_mean(x) - interquartile_mean(y), other, base),
+        aggregate(probability_of_improvement, other, base),
+    )
+
+
+def normalize_scores(
+    scores: ArrayLike, base: ArrayLike, maximize: bool = True
+) -> NDArray[np.float64]:
+    """Return the scores of a task in percent of the base's mean, which is 100; larger is better: a
+    loss that is a tenth lower than the base's is 110.
+
+    Raises:
+        ValueError: the base's mean is 0.
+    """
+    mean = float(np.mean(np.asarray(base, dtype=float)))
+    if mean == 0:
+        raise ValueError("scores cannot be normalized by a base whose mean is 0")
+    gain = (np.asarray(scores, dtype=float) - mean) / abs(mean)
+    return 100 + 100 * (gain if maximize else -gain)
 
 
 def interquartile_mean(scores: Scores) -> float:
@@ -85,11 +147,12 @@ def bootstrap_interval(
     rng = np.random.default_rng(seed)
     tasks = [_tasks(scores) for scores in arms]
 
-    def resample() -> float:
-        drawn: Any = [[rng.choice(task, len(task)) for task in arm] for arm in tasks]
-        return statistic(*drawn)
-
-    ends = np.quantile([resample() for _ in range(resamples)], [(1 - level) / 2, (1 + level) / 2])
+    drawn: Any = [
+        [task[rng.integers(len(task), size=(resamples, len(task)))] for task in arm]
+        for arm in tasks
+    ]
+    values = [statistic(*([task[i] for task in arm] for arm in drawn)) for i in range(resamples)]
+    ends = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(ends[0]), float(ends[1])
 
 

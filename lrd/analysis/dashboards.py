@@ -16,7 +16,7 @@ from lrd.analysis.frames import RunFrames
 from lrd.analysis.matching import require_distinct
 from lrd.analysis.plotting.figure import draw_figure, encode
 from lrd.analysis.plotting.series import TRAINING_LOSS, collect_figure
-from lrd.analysis.report.build import run_scales, scale_suffix, with_scale
+from lrd.analysis.report.variants import RunVariant, find_variants
 from lrd.analysis.resolve import resolve, resolve_cell
 from lrd.analysis.studies import CellSpec, FigureSpec, GroupSpec, Study
 from lrd.analysis.studies.find import figures_of, find_study, tables_of
@@ -50,7 +50,7 @@ def log_report(
     settings: WandbSettings,
     overrides: Sequence[str] = (),
 ) -> str:
-    """Log the tables and figures that have runs, at every scale, into one run of type ``report``.
+    """Log the tables and figures that have runs, as on the page, into one run of type ``report``.
 
     Args:
         names: studies, parts of studies, or experiments.
@@ -81,8 +81,8 @@ def log_report(
     ) as run:
         tables: list[str] = []
         figures: list[str] = []
-        for scale in [1.0, *run_scales(frames, overrides)]:
-            given, suffix = with_scale(scale, overrides), scale_suffix(scale)
+        for variant in [RunVariant(), *find_variants(names, frames, overrides)[0]]:
+            given, suffix = [*overrides, *variant.settings], variant.suffix
             for name, cells in _tables_with_runs(names, frames, given):
                 rows = cells.astype(object).where(cells.notna(), None).to_numpy().tolist()
                 run.log({f"tables/{name}{suffix}": wandb.Table(list(cells), rows)}, step=0)
@@ -97,11 +97,20 @@ def log_report(
         return f"tables {names[0]}; figures {names[1]}; {where}"
 
 
+def _studies(
+    names: Sequence[str], overrides: Sequence[str]
+) -> Iterator[tuple[Study, Sequence[str]]]:
+    """Yield the studies that may have these settings."""
+    for name in names:
+        with suppress(ValueError):
+            yield find_study(name, overrides)
+
+
 def _tables_with_runs(
     names: Sequence[str], frames: RunFrames, overrides: Sequence[str]
 ) -> Iterator[tuple[str, "DataFrame"]]:
     """Yield every table that has a run, a row a configuration."""
-    for study, rest in (find_study(name, overrides) for name in names):
+    for study, rest in _studies(names, overrides):
         for name, table in tables_of(study).items():
             with suppress(ValueError):  # impossible under these settings; the page says why
                 cells = cells_frame(table_parts(table, frames, rest))
@@ -113,7 +122,7 @@ def _figures_with_runs(
     names: Sequence[str], frames: RunFrames, overrides: Sequence[str]
 ) -> Iterator[tuple[str, bytes]]:
     """Yield every figure that has a run, as PNG."""
-    for study, rest in (find_study(name, overrides) for name in names):
+    for study, rest in _studies(names, overrides):
         for name, figure in study.figures.items():
             with suppress(ValueError):
                 results = collect_figure(figure, frames, rest)

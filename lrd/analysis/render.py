@@ -108,7 +108,9 @@ def to_latex(table: TextTable) -> str:
 def _escape(cell: str) -> str:
     for character in "%&_#${}":
         cell = cell.replace(character, "\\" + character)
-    return cell.replace("±", r"$\pm$")
+    for text, symbol in (("±", "pm"), (">=", "ge"), ("<=", "le")):
+        cell = cell.replace(text, rf"$\{symbol}$")
+    return cell
 
 
 TEXT_FORMATS: dict[str, Callable[[TextTable], str]] = {

@@ -1,26 +1,40 @@
 """Tables: the runs of every cell, contrasts between cells, and the test at chosen settings."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
+from lrd.analysis.aggregates import TaskSummary, steps_to_target, summarize_tasks
 from lrd.analysis.comparison import compare
 from lrd.analysis.frames import RunFrames
 from lrd.analysis.matching import (
+    SAME_TASK,
     CellResults,
     collect_results,
     require_distinct,
     title_with_overrides,
 )
-from lrd.analysis.render import DASH, TEXT_FORMATS, TextTable, format_number
+from lrd.analysis.render import (
+    DASH,
+    TEXT_FORMATS,
+    TextTable,
+    format_interval,
+    format_number,
+)
 from lrd.analysis.resolve import setting_name
 from lrd.analysis.statistics import PairedDifferences
-from lrd.analysis.studies import CellSpec, ContrastSpec, RowSpec, TableSpec
+from lrd.analysis.studies import CellSpec, ContrastSpec, RowSpec, TableSpec, TargetSpec
 
 FORMATS = (*TEXT_FORMATS, "csv")
 NOTE = "final epoch, mean over seeds, half of the 95 % t interval, n seeds"
 PAIRED = "paired by seed: mean difference, half of its 95 % t interval, n pairs"
+OVER_TASKS = (
+    "scores of each pair of cells in percent of the base's mean, larger is better; interquartile "
+    "mean over all runs, 95 % stratified bootstrap interval; probability that a run is better"
+)
+TO_TARGET = "median over runs of the first step that reaches the row's target, runs that reach it"
 # The lines under each row: what they show of a cell.
 LINES: dict[str, Callable[[CellResults], str]] = {
     "ours": lambda found: "" if found.mean is None else f"{found.mean:.2f}",
@@ -133,8 +147,67 @@ def render_parts(parts: Sequence[TablePart], form: str = "text") -> str:
     tables = []
     for part in parts:
         tables.append(_cells_text(part))
-        tables += [_contrasts_text(part)] if part.table.contrasts else []
+        if part.table.contrasts:
+            tables += [_contrasts_text(part), *_over_tasks_texts(part)]
     return "\n\n".join(map(TEXT_FORMATS[form], tables))
+
+
+def over_tasks(part: TablePart) -> pd.DataFrame:
+    """Return a row for each contrast that compares cells of two or more tasks or data sets.
+
+    Scores are normalized within each pair of cells, whose base has the mean 100; runs that failed
+    or whose score is not finite are left out. Columns: tasks, cells (pairs of cells that have runs
+    in both arms), n and failed (runs, the base's and the other's), and of ``summarize_tasks`` base,
+    other, difference and probability, each followed by its interval in ``_low`` and ``_high``.
+    """
+    rows = {}
+    for contrast in part.table.contrasts:
+        ends = [
+            (part.results[pair.base], part.results[pair.other])
+            for pair in part.table.pairs()
+            if pair.contrast == contrast
+        ]
+        found = [pair for pair in ends if all(len(_finite(arm)) for arm in pair)]
+        tasks = {tuple(base.identity.get(name) for name in SAME_TASK) for base, _ in found}
+        if len(tasks) < 2:
+            continue
+        arms = list(zip(*found, strict=True))
+        base, other = ([_finite(cell) for cell in arm] for arm in arms)
+        row: dict[str, object] = {"tasks": len(tasks), "cells": len(found)}
+        row["n"] = tuple(sum(map(len, arm)) for arm in (base, other))
+        row["failed"] = tuple(
+            sum(len(cell.failed) + cell.n for cell in arm) - n
+            for arm, n in zip(arms, row["n"], strict=True)
+        )
+        summary = summarize_tasks(base, other, [cell.score.maximize for cell in arms[0]])
+        for name, (value, interval) in summary._asdict().items():
+            low, high = interval or (np.nan, np.nan)
+            row |= {name: value, f"{name}_low": low, f"{name}_high": high}
+        rows[str(contrast)] = row
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _finite(found: CellResults) -> np.ndarray:
+    """Return the scores that are finite."""
+    scores = found.scores.to_numpy(dtype=float)
+    return scores[np.isfinite(scores)]
+
+
+def steps_to(found: CellResults, target: TargetSpec) -> np.ndarray:
+    """Return for each run the first step at which it has reached a target; inf if it never has.
+
+    Raises:
+        ValueError: in one line, if a run does not log the metric.
+    """
+    firsts = []
+    for seed, curve in found.curves(target.metric).items():
+        if curve.empty:
+            raise ValueError(
+                f"{found.runs.folder[seed]}: no epoch has the target's {target.metric}"
+            )
+        steps = found.frames.epochs(found.runs.folder[seed]).step[curve.index]
+        firsts.append(steps_to_target(steps, curve, target.value, target.maximize))
+    return np.concatenate(firsts) if firsts else np.empty(0)
 
 
 def _describe_n(found: CellResults) -> str:
@@ -173,6 +246,45 @@ def _contrasts_text(part: TablePart) -> TextTable:
     what = f": {table.contrasts[0]}" if len(table.contrasts) == 1 else ""
     title = title_with_overrides(f"Differences{what}", overrides)
     return TextTable(title, PAIRED, head, 1, rows, len(rows))
+
+
+def _over_tasks_texts(part: TablePart) -> Iterator[TextTable]:
+    """Yield what contrasts show over tasks, and the steps to the targets that rows have."""
+    frame, rows, forms = over_tasks(part), [], (".2f", ".2f", "+.2f", ".2f")
+    for contrast, row in frame.to_dict("index").items():
+        pairs = zip(row["n"], row["failed"], strict=True)
+        n = [f"{n} ({x} failed)" if x else f"{n}" for n, x in pairs]
+        texts = [
+            f"{row[name]:{form}} {_interval(row, name, form)}".rstrip()
+            for name, form in zip(TaskSummary._fields, forms, strict=True)
+        ]
+        rows.append([str(contrast), f"{row['tasks']}", f"{row['cells']}", " / ".join(n), *texts])
+    if rows:
+        head = ["", "tasks", "cells", "runs", "base", "other", "difference", "P(better)"]
+        title = title_with_overrides("Over tasks", part.overrides)
+        yield TextTable(title, OVER_TASKS, head, 1, rows, len(rows))
+    if steps := list(_target_rows(part)):
+        title, head = title_with_overrides("Steps to the target", part.overrides), ["", "target"]
+        yield TextTable(title, TO_TARGET, [*head, "base", "other"], 2, steps, len(steps))
+
+
+def _interval(row: Mapping[Hashable, Any], name: str, form: str) -> str:
+    shown = format_interval((row[f"{name}_low"], row[f"{name}_high"]), form)
+    return "" if shown == DASH else f"({shown})"
+
+
+def _target_rows(part: TablePart) -> Iterator[list[str]]:
+    labels = {cell: place[: len(part.table.heads)] for place, cell in part.table.places.items()}
+    for pair in part.table.pairs():
+        if target := part.table.targets.get(labels[pair.base]):
+            texts = []
+            for cell in (pair.base, pair.other):
+                steps = steps_to(part.results[cell], target)
+                reached = f"{np.isfinite(steps).sum()} of {len(steps)}"
+                median = np.median(steps) if len(steps) else np.nan
+                shown = "not reached" if np.isinf(median) else format_number(median, ",.10g")
+                texts.append(f"{shown} ({reached})")
+            yield [pair.label, str(target), *texts]
 
 
 def _once(labels: Sequence[str], name: str, names: Iterable[str]) -> Sequence[str]:

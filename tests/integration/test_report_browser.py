@@ -26,6 +26,7 @@ OPTIMS, SEEDS, EPOCHS = ("sgdm", "adam"), 3, 8
 T2 = 4.302652729911275  # quantile 0.975 of Student's t with 2 degrees of freedom
 WCAG = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]
 OPEN_ALL = "document.querySelectorAll('details').forEach((d) => { d.open = true; })"
+CENTER = "(e) => { const box = e.getBoundingClientRect(); return box.x + box.width / 2; }"
 OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 
@@ -180,6 +181,24 @@ def test_every_point_is_reached_by_the_keyboard(opened: Page, runs: Runs):
 
 
 PHONE = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
+
+
+@pytest.mark.parametrize("opened", [{}, PHONE], ids=["desktop", "phone"], indirect=True)
+def test_the_first_screen_has_the_sentence_and_its_forest_plot(opened: Page):
+    """The mark of the published difference, 1, lies where the axis has it."""
+    height = (opened.viewport_size or {"height": 0})["height"]
+    plot = opened.locator("#overview .forest").first
+    box = plot.bounding_box() or {"x": 0, "y": 0, "width": 0, "height": 0}
+    assert opened.locator(".finding").first.inner_text().startswith("With LRD better than without")
+    assert 0 < box["y"] and box["y"] + box["height"] < height
+    ticks = {
+        float(tick.text_content() or ""): tick.evaluate(CENTER)
+        for tick in plot.locator(".axis text").all()
+    }
+    mark = plot.locator("circle.published").first.evaluate(CENTER)
+    low, high = min(ticks), max(ticks)
+    place = ticks[low] + (ticks[high] - ticks[low]) * (1.0 - low) / (high - low)
+    assert mark == pytest.approx(place, abs=1.5)
 
 
 @pytest.mark.parametrize("opened", [PHONE], indirect=True)

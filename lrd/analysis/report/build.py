@@ -1,6 +1,7 @@
 """Build the page: from runs to one HTML file."""
 
 import os
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,43 +12,72 @@ from lrd.analysis.matching import title_with_overrides, with_run_dir
 from lrd.analysis.plotting.figure import draw_figure
 from lrd.analysis.plotting.series import collect_figure
 from lrd.analysis.report.figures import build_plot
-from lrd.analysis.report.render import read_deviations, render
+from lrd.analysis.report.overview import Overview, build_overview
+from lrd.analysis.report.render import is_judged, read_deviations, render
 from lrd.analysis.report.run_list import LIST_COLUMNS, NUMBER_COLUMNS, list_run_rows
 from lrd.analysis.report.sections import Section, build_section, summarize_runs
 from lrd.analysis.report.tables import build_grid
+from lrd.analysis.report.variants import RunVariant, find_variants
 from lrd.analysis.studies import FigureSpec, TableSpec
 from lrd.analysis.studies.find import find_study, tables_of
 from lrd.analysis.tables import table_parts
 
 
 @dataclass(frozen=True)
-class Chapter:
-    """What the runs of one length of training say.
+class StudyPart:
+    """What a chapter shows of a study; ``problems`` says what it cannot show, and why."""
 
-    Attributes:
-        scale: the length, as a share of the paper's epochs.
-        given: the overrides of runs of this length in this directory.
-        problems: what cannot be shown, and why.
-    """
-
-    scale: float
-    given: Sequence[str]
+    name: str
     verdicts: Sequence[Verdict]
     tables: Sequence[Section]
     figures: Sequence[Section]
     problems: Sequence[str]
+    overview: Overview | None
+
+    @property
+    def has_runs(self) -> bool:
+        sections = (*self.tables, *self.figures)
+        return any(s.n_filled for s in sections) or any(map(is_judged, self.verdicts))
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """What the runs under the same settings say.
+
+    Attributes:
+        variant: the settings that are not the studies'.
+        given: the overrides of these runs in this directory.
+        command: the command that shows them as a page of their own.
+    """
+
+    variant: RunVariant
+    given: Sequence[str]
+    command: str
+    studies: Sequence[StudyPart]
 
     @property
     def suffix(self) -> str:
-        return scale_suffix(self.scale)
+        return self.variant.suffix
 
     @property
-    def percent(self) -> str:
-        return f"{100 * self.scale:g} %"
+    def verdicts(self) -> list[Verdict]:
+        return [verdict for study in self.studies for verdict in study.verdicts]
+
+    @property
+    def tables(self) -> list[Section]:
+        return [table for study in self.studies for table in study.tables]
+
+    @property
+    def figures(self) -> list[Section]:
+        return [figure for study in self.studies for figure in study.figures]
 
     @property
     def sections(self) -> list[Section]:
         return [*self.tables, *self.figures]
+
+    @property
+    def problems(self) -> list[str]:
+        return [problem for study in self.studies for problem in study.problems]
 
 
 def build_page(
@@ -67,65 +97,79 @@ def build_page(
     Raises:
         ValueError: in one line, if no table and no figure accepts ``overrides``.
     """
-    full = _build_chapter(names, 1.0, frames, overrides)
+    full = _build_chapter(names, RunVariant(), frames, overrides)
     if all(section.error for section in full.sections):
         raise ValueError(full.sections[0].error)
-    others = [_build_chapter(names, s, frames, overrides) for s in run_scales(frames, overrides)]
-    shorter = [c for c in others if any(section.n_filled for section in c.sections)]
-    where = [] if frames.root == "runs" else [f"--runs {frames.root}"]
+    variants, smaller = find_variants(names, frames, overrides)
+    others = [_build_chapter(names, variant, frames, overrides) for variant in variants]
+    others = [chapter for chapter in others if any(s.has_runs for s in chapter.studies)]
+    problems = [("", full), *((f"{c.variant.where}: ", c) for c in others)]
+    empty = [study.name for study in full.studies if not study.has_runs]
+    if len(empty) < len(full.studies) or others:
+        full = replace(full, studies=[study for study in full.studies if study.has_runs])
+    else:
+        empty = []
     page = render(
         summary=summarize_runs(frames),
         root=frames.root,
-        command=" ".join(["python scripts/report.py", *names, *where, *overrides]),
+        command=full.command,
         overrides=overrides,
+        overviews=_overviews([full, *others]),
         full=full,
-        shorter=shorter,
+        others=others,
+        smaller=[(v, _page_command(v.studies, frames, [*overrides, *v.settings])) for v in smaller],
+        empty=empty,
         deviations=read_deviations(),
         listing=list_run_rows(frames, out.parent),
         heads=LIST_COLUMNS,
         numbers=NUMBER_COLUMNS,
         link_of=lambda folder: os.path.relpath(folder, out.parent),
     )
-    shown = [("", full), *((f"at scale {c.scale:g}, ", c) for c in shorter)]
-    return page, [where + problem for where, chapter in shown for problem in chapter.problems]
+    return page, [where + problem for where, chapter in problems for problem in chapter.problems]
 
 
-def run_scales(frames: RunFrames, overrides: Sequence[str]) -> list[float]:
-    """Return the scales of shortened finished runs, longest first; none if the user sets one."""
-    if any(override.startswith("scale=") for override in overrides):
-        return []
-    scales = frames.runs[frames.runs.status == "finished"].scale.dropna().unique()
-    return sorted((float(scale) for scale in scales if 0 < scale != 1), reverse=True)
+def _overviews(chapters: Sequence[Chapter]) -> list[Overview]:
+    """Return what each study says, from the first chapter that has its runs."""
+    found: dict[str, Overview] = {}
+    for study in (study for chapter in chapters for study in chapter.studies):
+        if study.overview:
+            found.setdefault(study.name, study.overview)
+    return list(found.values())
 
 
-def scale_suffix(scale: float) -> str:
-    """Return what distinguishes the anchors of a chapter from those of others."""
-    return "" if scale == 1 else f"-at-{scale:g}"
-
-
-def with_scale(scale: float, overrides: Sequence[str]) -> list[str]:
-    """Return the overrides of runs of this length."""
-    return [*overrides, *([f"scale={scale!r}"] if scale != 1 else [])]
+def _page_command(names: Sequence[str], frames: RunFrames, overrides: Sequence[str]) -> str:
+    where = [] if frames.root == "runs" else ["--runs", frames.root]
+    return shlex.join(["python", "scripts/report.py", *names, *where, *overrides])
 
 
 def _build_chapter(
-    names: Sequence[str], scale: float, frames: RunFrames, overrides: Sequence[str]
+    names: Sequence[str], variant: RunVariant, frames: RunFrames, overrides: Sequence[str]
 ) -> Chapter:
-    given, suffix = with_scale(scale, overrides), scale_suffix(scale)
-    tables, figures, verdicts, problems = [], [], [], []
-    for name in names:
-        study, rest = find_study(name, given)
+    given, studies = [*overrides, *variant.settings], []
+    for name in variant.studies or names:
+        try:
+            study, rest = find_study(name, given)
+        except ValueError:
+            if variant.settings:  # this study's own settings are others
+                continue
+            raise
+        tables, figures, verdicts, problems = [], [], [], []
         for table in tables_of(study).values():
-            tables += _sections(table, suffix, frames, rest)
+            tables += _sections(table, variant.suffix, frames, rest)
         for figure in study.figures.values():
-            figures += _sections(figure, suffix, frames, rest)
+            figures += _sections(figure, variant.suffix, frames, rest)
         try:
             verdicts += judge_claims(study, frames, rest)
         except ValueError as error:
             problems.append(f"verdicts: {error}")
-    problems += [f"{s.name}: {s.error}" for s in (*tables, *figures) if s.error]
-    commands = with_run_dir(frames.root, given)
-    return Chapter(scale, commands, verdicts, tables, figures, problems)
+        problems += [f"{s.name}: {s.error}" for s in (*tables, *figures) if s.error]
+        if variant.settings and not any(s.n_filled for s in (*tables, *figures)):
+            problems = []  # not every study can have these settings
+        where = variant.where if variant.settings else ""
+        overview = build_overview(study.title, where, tables)
+        studies.append(StudyPart(name, verdicts, tables, figures, problems, overview))
+    command = _page_command(variant.studies or names, frames, given)
+    return Chapter(variant, with_run_dir(frames.root, given), command, studies)
 
 
 def _sections(

@@ -50,6 +50,14 @@ class AxisScale:
         share = (min(max(value, self.low), self.high) - self.low) / (self.high - self.low)
         return round(WIDTH * share, 1)
 
+    def percent(self, value: float | None) -> str | None:
+        """Return a value's position as a share of the width, clipped, as in an SVG."""
+        position = self.position(value)
+        return None if position is None else f"{100 * position / WIDTH:.1f}%"
+
+    def holds(self, value: float) -> bool:
+        return self.low <= value <= self.high
+
 
 def fit_axis(
     means: Iterable[float | None], ends: Iterable[float | None], threshold: float | None = None

@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from lrd.analysis.claims.rules import STATUSES
-from lrd.analysis.claims.verdicts import missing_seed_commands
+from lrd.analysis.claims.verdicts import Verdict, missing_seed_commands
 from lrd.analysis.render import format_p
 from lrd.analysis.report.forest_plot import rule_estimates
 from lrd.analysis.report.sections import pluralize
@@ -37,9 +37,7 @@ def render(**shown: Any) -> str:
     )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     environment.globals |= {"zip": zip}
-    environment.tests["judged"] = lambda verdict: any(
-        comparison.n for result in verdict.parts for comparison in result.comparisons
-    )
+    environment.tests["judged"] = is_judged
     environment.filters |= {
         "fixed": lambda value, digits=2: "" if value is None else f"{value:.{digits}f}",
         "format_p": format_p,
@@ -47,6 +45,7 @@ def render(**shown: Any) -> str:
         "link": lambda path: "./" + quote(path),  # never a scheme, whatever the first directory is
         "pluralize": pluralize,
         "rule_estimates": rule_estimates,
+        "sentence": lambda text: text[:1].upper() + text[1:],
         "slug": lambda text: text.replace(" ", "-"),
         "spoken": to_title,
         "tally": lambda verdicts: [(s, [v.status for v in verdicts].count(s)) for s in STATUSES],
@@ -59,6 +58,12 @@ def render(**shown: Any) -> str:
     )  # the browser runs this script alone, and loads nothing
     page = environment.get_template("page.html")
     return page.render(style=Markup(style), script=Markup(script), policy=policy, **shown)
+
+
+def is_judged(verdict: Verdict) -> bool:
+    """Return whether runs say something about a claim; times of steps do not count."""
+    parts = (part for part in verdict.parts if part.rule.pairs)
+    return any(comparison.n for part in parts for comparison in part.comparisons)
 
 
 def to_title(name: str) -> str:

@@ -82,11 +82,12 @@ def build_contrasts(table: TableSpec, results: Mapping[CellSpec, CellResults]) -
         rows.append(Contrast(estimate, found.paper, tests))
     estimates = [row.estimate for row in rows]
     ends = [end for e in estimates if (e.n or 0) > 2 for end in (e.low, e.high)]
-    pooled = _pool([found for _, found in named]) if len(table.contrasts) == 1 else None
+    pooled = pooled_estimate([found for _, found in named]) if len(table.contrasts) == 1 else None
     return Contrasts(rows, len(pairs), pooled, fit_axis([e.mean for e in estimates], ends))
 
 
-def _pool(found: Sequence[Comparison]) -> Estimate | None:
+def pooled_estimate(found: Sequence[Comparison]) -> Estimate | None:
+    """Return the pooled mean of two or more comparisons; None if there is none."""
     pooled = pool_comparisons(found)
     if pooled is None or pooled.effect.mean is None or pooled.by_cell.n < 2:
         return None

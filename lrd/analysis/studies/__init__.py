@@ -17,3 +17,4 @@ from lrd.analysis.studies.spec import PanelSpec as PanelSpec
 from lrd.analysis.studies.spec import PublishedCurve as PublishedCurve
 from lrd.analysis.studies.spec import RowSpec as RowSpec
 from lrd.analysis.studies.spec import TableSpec as TableSpec
+from lrd.analysis.studies.spec import TargetSpec as TargetSpec

@@ -22,6 +22,7 @@ from lrd.analysis.studies.spec import (
     RowSpec,
     SelectionSpec,
     TableSpec,
+    TargetSpec,
 )
 from lrd.config.compose import config_dirs, require_checkout
 
@@ -160,11 +161,22 @@ def _table(
         tuple(made),
         arms=tuple(arms or ()),
         selection=SelectionSpec(**selection) if selection else None,
+        targets={tuple(r["labels"]): _target(name, r["target"]) for r in rows if "target" in r},
     )
     if contrasts is None:  # a table with arms compares them
         contrasts = [{"from": table.arms[0]}] if len(table.arms) > 1 else []
     found = tuple(each for given in contrasts for each in _contrasts(table, **given))
     return replace(table, contrasts=found)
+
+
+def _target(table: str, text: str) -> TargetSpec:
+    metric, sign, value = [*str(text).split(), "", "", ""][:3]
+    try:
+        return TargetSpec(metric, float(value), {">=": True, "<=": False}[sign])
+    except (ValueError, KeyError):
+        raise ValueError(
+            f"{table}: a target must be METRIC >= VALUE or METRIC <= VALUE, got {text}"
+        ) from None
 
 
 def _contrasts(table: TableSpec, label: str = "", **ends: Any) -> Iterator[ContrastSpec]:

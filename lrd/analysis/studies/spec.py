@@ -60,10 +60,21 @@ class SelectionSpec:
     contrast: str
 
 
+class TargetSpec(NamedTuple):
+    """A value of a metric that runs are to reach, fixed before they are made."""
+
+    metric: str
+    value: float
+    maximize: bool
+
+    def __str__(self) -> str:
+        return f"{self.metric} {'>=' if self.maximize else '<='} {self.value:g}"
+
+
 @dataclass(frozen=True)
 class TableSpec:
     """A table. ``heads`` name the labels of the rows; ``arms`` name the cells of a column where it
-    has several."""
+    has several; ``targets`` are by the labels of a row."""
 
     name: str
     title: str
@@ -73,6 +84,7 @@ class TableSpec:
     contrasts: tuple[ContrastSpec, ...] = ()
     arms: tuple[str, ...] = ()
     selection: SelectionSpec | None = None
+    targets: Mapping[tuple[str, ...], TargetSpec] = field(default_factory=dict)
 
     def cells(self) -> list[CellSpec]:
         return [cell for row in self.rows for group in row.groups for cell in group]

@@ -10,9 +10,11 @@ from scipy import stats
 from lrd.analysis.aggregates import (
     bootstrap_interval,
     interquartile_mean,
+    normalize_scores,
     performance_profile,
     probability_of_improvement,
     steps_to_target,
+    summarize_tasks,
 )
 
 
@@ -90,3 +92,29 @@ def test_intervals_cover_the_truth():
 def test_what_cannot_be_aggregated_is_refused(scores: Any):
     with pytest.raises(ValueError, match="scores must have a number for each run"):
         interquartile_mean(scores)
+
+
+def test_scores_are_normalized_by_the_bases_mean_in_their_direction():
+    assert list(normalize_scores([45, 50, 60], [40, 60])) == [90, 100, 120]
+    assert list(normalize_scores([1.8, 2.2], [2, 2], maximize=False)) == pytest.approx([110, 90])
+    assert list(normalize_scores([-3, -1], [-2])) == [50, 150]  # larger is better, below 0 too
+    with pytest.raises(ValueError, match="base whose mean is 0"):
+        normalize_scores([1], [-1, 1])
+
+
+def test_a_summary_of_an_accuracy_and_a_loss_by_hand():
+    """Normalized: the base 90, 110 and 100, 100; the other 120, 140 and 90, 130."""
+    base, other = [[45, 55], [2, 2]], [[60, 70], [2.2, 1.4]]
+    found = summarize_tasks(base, other, [True, False])
+    assert found.base.value == pytest.approx(100)  # 100 and 100 of 90, 100, 100, 110
+    assert found.other.value == pytest.approx(125)  # 120 and 130 of 90, 120, 130, 140
+    assert found.difference.value == pytest.approx(25)
+    assert found.probability.value == (1 + 0.5) / 2  # all pairs, and two of four
+    low, high = found.difference.interval or (0, 0)
+    assert 0 <= low < 25 < high <= 45 and found.base.interval == pytest.approx((95, 105))
+
+
+def test_single_runs_have_no_interval():
+    found = summarize_tasks([[1], [2, 3]], [[2, 3], [4, 5]], [True, True])
+    assert [each.interval for each in found] == [None] * 4
+    assert found.probability.value == 1

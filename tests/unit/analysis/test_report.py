@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from matplotlib.figure import Figure
 
 from lrd.analysis import studies
@@ -279,6 +280,81 @@ def test_shortened_runs_have_a_section_of_their_own(tmp_path: Path, write: Writt
     assert (
         "4 of 10 configurations" in alone.part("quickstart").text and "at-0.1" not in alone.source
     )
+
+
+def test_the_first_thing_is_a_sentence_and_a_forest_plot(
+    tmp_path: Path, write: Written, folder: Path
+):
+    """Gains of 0.5 with Adam; with SGDM differences of both signs, whose interval holds 0."""
+    write_study(folder, tables={"quickstart": table(["adam", "sgdm"], [91.5, 92.25, 90, 89])})
+    made = grid(tmp_path, "quickstart", ["adam"], 3, 2)
+    for p, finals in (("1", (90.0, 91.0, 92.0)), ("0.5", (90.4, 90.9, 92.1))):
+        asked = configured(tmp_path, "+experiment=quickstart", "optim=sgdm", f"lrd.p={p}")
+        for seed, final in enumerate(finals):
+            finish(asked, seed, curve(final, 2))
+    found = write()
+    assert found.source.index('id="overview"') < found.source.index('id="verdicts"')
+    adam = [b.final - a.final for a, b in zip(made["adam", "1"], made["adam", "0.5"], strict=True)]
+    sgdm = [0.4, -0.1, 0.1]
+    pooled = [statistics.fmean(gaps) for gaps in zip(adam, sgdm, strict=True)]
+
+    def estimate(gaps: Sequence[float]) -> str:
+        mean, width = statistics.fmean(gaps), T2 * statistics.stdev(gaps) / math.sqrt(3)
+        return f"{mean:+.2f} ({mean - width:+.2f} to {mean + width:+.2f})"
+
+    mean, interval = estimate(pooled).split(" ", 1)
+    sentence = f"With LRD better than without in 2 of 2, mean difference {mean} percentage points "
+    sentence += f"{interval}, n = 3, a difference not shown for sgdm."
+    overview = found.part("overview")
+    assert sentence in overview.text
+    rows = {row[0]: [row[2], *row[3:]] for row in overview.rows() if len(row) > 3}
+    assert rows["adam"] == [estimate(adam), "3", "+0.75"]
+    assert rows["sgdm"] == [estimate(sgdm), "3", "-1.00"]
+    assert rows["all 2 together"][0] == estimate(pooled)
+    marks = re.findall(r'<circle class="(\w+)" cx="([\d.]+)%"', overview.source)
+    by_kind = {kind: [float(x) for name, x in marks if name == kind] for kind, _ in marks}
+    (zero, *_) = re.findall(r'class="zero" x1="([\d.]+)%"', overview.source)
+    unit = (by_kind["mean"][0] - float(zero)) / statistics.fmean(adam)  # of the linear axis
+    assert by_kind["published"] == pytest.approx(
+        [float(zero) + unit * d for d in (0.75, -1)], abs=0.3
+    )
+
+
+def test_rows_of_several_data_sets_are_grouped(tmp_path: Path, write: Written, folder: Path):
+    both = table(["adam", "sgdm"], [])
+    both["rows"] = [
+        {"labels": ["digits", "FCNet"]},
+        {"labels": ["MNIST", "Net"], "experiment": "table1_mnist"},
+    ]
+    write_study(folder, tables={"both": both}, claims={})
+    for experiment in ("quickstart", "table1_mnist"):
+        grid(tmp_path, experiment, ["adam", "sgdm"], 2, 2)
+    names = [row[0] for row in write().part("overview").rows()[1:-2]]
+    assert names == ["digits, FCNet", "adam", "sgdm", "MNIST, Net", "adam", "sgdm"]
+
+
+def test_runs_of_other_settings_have_a_chapter_and_empty_studies_a_line(
+    tmp_path: Path, write: Written, folder: Path
+):
+    (folder / "study" / "other.yaml").write_text(
+        yaml.safe_dump({"tables": {"mnist": table(["adam"], []) | {"experiment": "table1_mnist"}}})
+    )
+    grid(tmp_path, "quickstart", ["adam", "sgdm"], 3, 3, "train.epochs=3")
+    grid(tmp_path, "quickstart", ["adam"], 2, 5, "optim.lr=0.02")
+    found = write()
+    chapter = found.part("quickstart-with-train.epochs-3")
+    assert "4 of 10 configurations, n = 3" in chapter.text
+    assert "the 12 runs that differ from a study's by train.epochs=3" in found.text
+    assert f"python scripts/report.py small --runs {tmp_path} train.epochs=3" in found.text
+    assert found.part("D1-with-train.epochs-3").text.startswith("supported")
+    assert (
+        "with train.epochs=3 With LRD better than without in 2 of 2" in found.part("overview").text
+    )
+    line = found.part("elsewhere").text
+    assert "4 finished runs with optim.lr=0.02: python scripts/report.py small" in line
+    assert "own settings: other, small." in line and 'id="mnist"' not in found.source
+    alone = write("train.epochs=3")
+    assert "4 of 10 configurations" in alone.part("quickstart").text
 
 
 def test_the_values_sent_along_are_the_means_of_the_metrics(tmp_path: Path, write: Written, digits):

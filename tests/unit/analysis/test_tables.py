@@ -18,7 +18,7 @@ from lrd.analysis.studies import TableSpec, all_studies
 from lrd.analysis.studies.find import find_study
 from lrd.analysis.tables import FORMATS, best_cell, table_parts
 from scripts import table
-from tests.helpers.finished_runs import begin, finish_with
+from tests.helpers.finished_runs import PROVENANCE, begin, configured, finish, finish_with
 
 TABLES: Any = {name: table for study in all_studies() for name, table in study.tables.items()}
 
@@ -397,3 +397,63 @@ def test_the_table_names_the_rates_and_then_what_the_test_set_says(adam, tmp_pat
     out, _ = show("--format", "csv")
     lines = [line for line in out.splitlines() if "dataset.holdout=0" in line]
     assert len(out.splitlines()) == 1 + 14 + 2 and len(lines) == 2
+
+
+TWO_TASKS = """
+tables:
+  two:
+    title: Two tasks
+    heads: [Task]
+    columns: {adam: optim=adam, sgdm: optim=sgdm}
+    rows:
+      - {labels: [digits], experiment: quickstart, overrides: lrd.p=1, target: test_accuracy >= 45}
+      - {labels: [mnist], experiment: table1_mnist, overrides: lrd.p=1}
+    contrasts: [{from: adam}]
+"""
+
+
+def two_tasks(root: Path) -> Path:
+    """An accuracy on the digits and a loss on MNIST, two runs each, of which one more failed."""
+    loss = PROVENANCE["score"] | {"name": "test_loss", "maximize": False, "unit": ""}
+    failed = configured(root, "+experiment=quickstart", "optim=sgdm", "lrd.p=1")
+    finish(failed, 2, [{"epoch": 1, "step": 7, "test_accuracy": 1.0}], status="failed")
+    made = {"adam": ((45, 55), (2, 2)), "sgdm": ((60, 70), (2.2, 1.4))}
+    for optim, (accuracies, losses) in made.items():
+        rest = (f"optim={optim}", "lrd.p=1")
+        digits = configured(root, "+experiment=quickstart", *rest)
+        mnist = configured(root, "+experiment=table1_mnist", *rest)
+        for seed, (accuracy, value) in enumerate(zip(accuracies, losses, strict=True)):
+            lines = [
+                {"epoch": e, "step": 7 * e, "test_accuracy": accuracy * e / 3, "train_loss": 1.0}
+                for e in (1, 2, 3)
+            ]
+            finish(digits, seed, lines)
+            line = {"epoch": 1, "step": 9, "test_accuracy": 0.0, "test_loss": value}
+            finish(mnist, seed, [line], score=loss)
+    path = root / "two_tasks.yaml"
+    path.write_text(TWO_TASKS)
+    return path
+
+
+def test_contrasts_over_tasks_are_normalized_and_targets_counted_in_steps(tmp_path: Path, capsys):
+    """By hand, as in test_aggregates; the target 45 is reached by 45 at 21, 55 at 21 steps, 60 at
+    21 and 70 at 14."""
+    out, _ = show(capsys, str(two_tasks(tmp_path)), "--runs", str(tmp_path))
+    (line,) = [
+        line for line in out.partition("Over tasks")[2].splitlines() if "sgdm - adam" in line
+    ]
+    assert line.split()[3:10] == ["2", "2", "4", "/", "4", "(1", "failed)"]
+    assert "100.00 (95.00 to 105.00)" in line and "  125.00 (" in line and "  +25.00 (" in line
+    assert "  0.75 (" in line
+    (steps,) = [line for line in out.splitlines() if "test_accuracy >= 45" in line]
+    assert steps.split()[-8:] == "21 (2 of 2) 17.5 (2 of 2)".split()
+    out, _ = show(capsys, "table1", "--runs", str(tmp_path), "optim=adam")
+    assert "Over tasks" not in out  # one data set has runs
+
+
+@pytest.mark.parametrize("text", ["test_accuracy 45", "45", "a >= b", "[x]"])
+def test_a_target_that_is_no_bound_is_one_line(text: str, tmp_path: Path, capsys):
+    path = tmp_path / "own.yaml"
+    path.write_text(TWO_TASKS.replace("test_accuracy >= 45", text))
+    assert table.main([str(path), "--runs", str(tmp_path)]) == 2
+    assert "a target must be METRIC >= VALUE or METRIC <= VALUE" in capsys.readouterr().err

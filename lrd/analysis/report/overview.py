@@ -1,0 +1,181 @@
+"""What a study's first compared table says: one sentence and one forest plot."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from os.path import commonprefix
+
+from matplotlib.ticker import MaxNLocator
+
+from lrd.analysis.comparison import Comparison, compare
+from lrd.analysis.report.forest_plot import AxisScale, Estimate, fit_axis
+from lrd.analysis.report.sections import Section
+from lrd.analysis.report.tables import DIGITS, Grid, pooled_estimate
+from lrd.analysis.studies import ContrastSpec
+
+MAX_OPEN = 4  # of the comparisons that show no difference, up to which they are named
+POINTS = {"%": "percentage points"}  # the unit of differences
+MAX_CONTRASTS = 3  # of which a sentence speaks
+
+
+@dataclass(frozen=True)
+class ForestRow:
+    """A comparison; ``paper`` is the published difference."""
+
+    estimate: Estimate
+    paper: float | None
+
+
+@dataclass(frozen=True)
+class ForestGroup:
+    """Rows of one data set, or of one contrast; ``heading`` is empty if nothing is grouped."""
+
+    heading: str
+    rows: Sequence[ForestRow]
+    pooled: Estimate | None = None
+
+
+@dataclass(frozen=True)
+class Overview:
+    """The answer of a study.
+
+    Attributes:
+        title, where: the study's, and under which settings the runs were made.
+        key: the anchor of the table.
+        sentence: what the differences say.
+        groups, pooled: the rows of the plot, and the mean over all of them.
+        scale, ticks: the axis of the plot.
+        what: the differences that it shows.
+        unit: of the differences.
+    """
+
+    title: str
+    where: str
+    key: str
+    sentence: str
+    groups: Sequence[ForestGroup]
+    pooled: Estimate | None
+    scale: AxisScale
+    ticks: Sequence[float]
+    what: str
+    unit: str
+
+    @property
+    def has_paper(self) -> bool:
+        return any(row.paper is not None for group in self.groups for row in group.rows)
+
+
+Compared = list[tuple[str, Comparison]]
+
+
+def build_overview(title: str, where: str, sections: Sequence[Section]) -> Overview | None:
+    """Return what the first table says that has a comparison with a pair of runs; None without.
+
+    Args:
+        title: the study's.
+        where: the settings of the runs, if they are not the study's.
+        sections: the tables of the study.
+    """
+    for section in sections:
+        grid = section.content
+        if isinstance(grid, Grid) and grid.contrasts is not None:
+            results = {found.cell: found for _, found, _ in section.members}
+            compared: dict[ContrastSpec, Compared] = {}
+            for pair in grid.table.pairs():
+                found = compare(results[pair.base], results[pair.other])
+                if found.n:
+                    label = pair.label.removesuffix(f", {pair.contrast}")
+                    compared.setdefault(pair.contrast, []).append((label, found))
+            return _build(title, where, section.key, compared)
+    return None
+
+
+def _build(title: str, where: str, key: str, compared: dict[ContrastSpec, Compared]) -> Overview:
+    if len(compared) == 1:
+        ((contrast, pairs),) = compared.items()
+        groups = _by_data(pairs)
+        pooled = pooled_estimate([found for _, found in pairs])
+        what = contrast.label or _arms(contrast, "minus")
+    else:
+        groups = [
+            ForestGroup(
+                _arms(contrast, "minus"),
+                [_row(label, found) for label, found in pairs],
+                pooled_estimate([found for _, found in pairs]),
+            )
+            for contrast, pairs in compared.items()
+        ]
+        pooled, what = None, "the second minus the first of each pair"
+    said = [_say(contrast, pairs) for contrast, pairs in compared.items()]
+    if len(said) > MAX_CONTRASTS:
+        said = [*said[:MAX_CONTRASTS], f"{len(said) - MAX_CONTRASTS} more comparisons below"]
+    sentence = "; ".join(said)
+    rows = [row for group in groups for row in group.rows]
+    marks = [value for row in rows for value in (row.estimate.mean, row.paper)]
+    estimates = [row.estimate for row in rows if (row.estimate.n or 0) > 2]
+    estimates += [each for each in (pooled, *(group.pooled for group in groups)) if each]
+    scale = fit_axis(marks, [end for one in estimates for end in (one.low, one.high)])
+    ticks = [t for t in MaxNLocator(4).tick_values(scale.low, scale.high) if scale.holds(t)]
+    units = {found.score.unit for pairs in compared.values() for _, found in pairs}
+    (unit, *others) = units
+    unit = "" if others else POINTS.get(unit, unit)
+    sentence = f"{sentence[:1].upper()}{sentence[1:]}."
+    return Overview(title, where, key, sentence, groups, pooled, scale, ticks, what, unit)
+
+
+def _arms(contrast: ContrastSpec, word: str) -> str:
+    return f"{', '.join(contrast.other)} {word} {', '.join(contrast.base)}"
+
+
+def _row(label: str, found: Comparison) -> ForestRow:
+    low, high = found.effect.interval or (None, None)
+    return ForestRow(Estimate(label, found.n, found.effect.mean, low, high, DIGITS), found.paper)
+
+
+def _by_data(pairs: Compared) -> list[ForestGroup]:
+    """Group comparisons by the data set of their runs, if one has several; what all labels of a
+    group begin with is its heading."""
+    by_data: dict[str, Compared] = {}
+    for label, found in pairs:
+        by_data.setdefault(str(found.base.runs.dataset.iloc[0]), []).append((label, found))
+    if len(by_data) in (1, len(pairs)):
+        return [ForestGroup("", [_row(label, found) for label, found in pairs])]
+    groups = []
+    for data, members in by_data.items():
+        parts = [label.split(", ") for label, _ in members]
+        n = len(commonprefix([names[:-1] for names in parts]))
+        rows = [
+            _row(", ".join(names[n:]), found)
+            for names, (_, found) in zip(parts, members, strict=True)
+        ]
+        groups.append(ForestGroup(", ".join(parts[0][:n]) or data, rows))
+    return groups
+
+
+def _say(contrast: ContrastSpec, pairs: Compared) -> str:
+    """Say in how many comparisons the other arm is better, by how much, and where not shown."""
+    better, worse, open_ = 0, 0, []
+    for label, found in pairs:
+        sign = 1 if found.score.maximize else -1
+        low, high = (sign * end for end in found.effect.interval or (float("nan"),) * 2)
+        better += sign * (found.effect.mean or 0.0) > 0
+        worse += max(low, high) < 0
+        if not (min(low, high) > 0 or max(low, high) < 0):
+            open_.append(label)
+    n = sorted({found.n for _, found in pairs})
+    text = f"{contrast.label}: better" if contrast.label else _arms(contrast, "better than")
+    text += f" in {better} of {len(pairs)}" + (f" and worse in {worse}" if worse else "")
+    pooled = pooled_estimate([found for _, found in pairs])
+    if len(pairs) == 1:
+        pooled = _row("", pairs[0][1]).estimate
+    if pooled is not None:
+        interval = f" ({pooled.interval_text})" if pooled.interval_text else ""
+        unit = pairs[0][1].score.unit
+        text += f", mean difference {pooled.mean_text}{f' {POINTS.get(unit, unit)}'.rstrip()}"
+        text += interval
+    text += f", n = {n[0]}" + (f" to {n[-1]}" if len(n) > 1 else "")
+    if open_:
+        named = ", ".join(open_) if len(open_) <= MAX_OPEN else f"{len(open_)} of them"
+        text += ", a difference not shown for " + ("any" if len(open_) == len(pairs) else named)
+    if failed := sum(len(found.base.failed) + len(found.other.failed) for _, found in pairs):
+        text += f", {failed} failed run{'s' * (failed > 1)} left out"
+    return text
