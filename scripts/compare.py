@@ -9,16 +9,23 @@ Pairs the finished runs of every configuration by seed; every difference is the 
 the first's. The primary answer is the 95 % t interval. Trains nothing. The seeds are those of
 seed=0,1,2, else the experiment's, else 0 to 9. Equivalent within a margin are arms whose 90 % t
 interval lies within it, that is, where both one-sided t tests reject at 5 %.
+--format markdown, latex or csv (one line a comparison).
 """
 
 import sys
 from collections.abc import Sequence
 
-from lrd.analysis.command_line import StudyRequest, print_missing, run_command, study_parser
+from lrd.analysis.command_line import (
+    StudyRequest,
+    print_missing,
+    print_reports,
+    report_parser,
+    run_command,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = study_parser(__doc__)
+    parser = report_parser(__doc__)
     parser.add_argument(
         "--arms",
         nargs=2,
@@ -38,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_intermixed_args(arguments)
 
     def body() -> None:
-        from lrd.analysis import comparison, render
+        from lrd.analysis import comparison, comparison_text
         from lrd.analysis.studies.find import find_study
 
         margin = args.equivalent_within
@@ -58,14 +65,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 found += [(overrides, pairs) for pairs in sets]
         reports, commands = [], []
         for overrides, pairs in found:
-            if margin is None:
-                reports.append(render.comparison_report(pairs, args.gap))
-            else:
-                reports.append(render.equivalence_report(pairs, margin))
-            commands += comparison.missing_commands(
-                pairs, request.run_overrides(overrides, seeds=False)
+            reports.append(
+                comparison_text.comparison_report(pairs, args.gap)
+                if margin is None
+                else comparison_text.equivalence_report(pairs, margin)
             )
-        print("\n\n".join(reports))
+            given = request.run_overrides(overrides, seeds=False)
+            commands += comparison.missing_commands(pairs, given)
+        print_reports(reports, args.format)
         results = [arm for _, pairs in found for pair in pairs for arm in pair.results]
         print_missing(results, list(dict.fromkeys(commands)), "To run the missing seeds")
 

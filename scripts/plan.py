@@ -3,19 +3,20 @@
     python scripts/plan.py table2
     python scripts/plan.py table1_mnist scale=0.15 seed=0,1
 
-NAME is a study (a file in study/), one of its tables, figures or claims, or an experiment. Hours
+NAME is a study (a file in study/), one of its tables, figures or claims, or an experiment. Times
 are for one run at a time, from the epochs that runs have logged: the median of the configuration's
 own, else (~) of runs of the same data, task, model and optimizer. A run that failed is not counted.
+--format markdown, latex or csv (one line a configuration).
 """
 
 import sys
 from collections.abc import Sequence
 
-from lrd.analysis.command_line import StudyRequest, run_command, study_parser
+from lrd.analysis.command_line import StudyRequest, print_reports, report_parser, run_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    args = study_parser(__doc__).parse_intermixed_args(arguments)
+    args = report_parser(__doc__).parse_intermixed_args(arguments)
 
     def body() -> None:
         from lrd.analysis import planning
@@ -32,9 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         reports = []
         for name, plan in plans.items():
             title = title_with_overrides(name, request.given)
-            parts = [planning.plan_report(title, plan), planning.claims_report(name, plan)]
-            reports += filter(None, parts)
-        print("\n\n".join(reports))
+            reports.append(planning.plan_report(name, title, plan))
+        print_reports(reports, args.format)
         everything = [cell for plan in plans.values() for cell in plan]
         if commands := planning.timing_commands(everything):
             print("\nTo time an epoch of the others:", *commands, sep="\n  ", file=sys.stderr)

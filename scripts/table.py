@@ -15,23 +15,21 @@ import sys
 from collections.abc import Sequence
 
 from lrd.analysis.command_line import (
-    TABLE_FORMATS,
     StudyRequest,
     print_missing,
+    print_reports,
+    report_parser,
     run_command,
-    study_parser,
 )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = study_parser(__doc__)
-    parser.add_argument("--format", default="text", choices=TABLE_FORMATS)
-    args = parser.parse_intermixed_args(arguments)
+    args = report_parser(__doc__).parse_intermixed_args(arguments)
 
     def body() -> None:
         from lrd.analysis.matching import run_commands
         from lrd.analysis.studies.find import tables_of
-        from lrd.analysis.tables import render_parts, table_parts
+        from lrd.analysis.tables import table_parts, table_report
 
         request = StudyRequest(args)
         frames = request.frames()
@@ -43,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ]
         if not parts:
             raise ValueError(f"{' '.join(request.names)} has no table")
-        print(render_parts(parts, args.format))
+        print_reports([table_report(parts)], args.format)
         commands = []
         for _, results, overrides in parts:
             empty = (cell for cell, found in results.items() if not found.n)

@@ -6,20 +6,20 @@
 
 NAME is a study (a file in study/) or one of its claims. Trains nothing. A claim is supported; its
 opposite is found; it has no effect of a size that counts; it is undecided; or there are not enough
-runs.
+runs. --format markdown, latex or csv (one line a rule of a claim).
 """
 
 import sys
-import textwrap
 from collections.abc import Sequence
 
-from lrd.analysis.command_line import StudyRequest, run_command, study_parser
+from lrd.analysis.command_line import StudyRequest, print_reports, report_parser, run_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    args = study_parser(__doc__).parse_intermixed_args(arguments)
+    args = report_parser(__doc__).parse_intermixed_args(arguments)
 
     def body() -> None:
+        from lrd.analysis.claims.listing import verdicts_report
         from lrd.analysis.claims.verdicts import judge_claims, missing_seed_commands
 
         request = StudyRequest(args, default="lrd_paper")
@@ -28,14 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if not study.claims:
                 raise ValueError(f"{study.name} has no claims: name a study that has, or a claim")
             verdicts += judge_claims(study, frames, overrides)
-        if request.given:
-            print(f"[{' '.join(request.given)}]\n")
-        for verdict in verdicts:
-            claim = verdict.claim
-            print(f"{claim.name:4}{verdict.status.upper()}: {claim.says} ({claim.where})")
-            for part in verdict.parts:
-                text = f"{part.status}: {part.explanation}"
-                print(textwrap.fill(text, 95, initial_indent="    - ", subsequent_indent="      "))
+        print_reports([verdicts_report(verdicts, request.given)], args.format)
         given = request.run_overrides(request.overrides, seeds=False)
         if lines := missing_seed_commands(verdicts, given):
             print("\nTo run the missing seeds:", *lines, sep="\n  ", file=sys.stderr)

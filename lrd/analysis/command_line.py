@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lrd.analysis.frames import RunFrames
     from lrd.analysis.matching import CellResults
+    from lrd.analysis.render import Report
     from lrd.analysis.studies import Study
 
-TABLE_FORMATS = ("text", "markdown", "latex", "csv")
+REPORT_FORMATS = ("text", "markdown", "latex", "csv")
 
 
 def build_parser(
@@ -43,11 +44,25 @@ def study_parser(doc: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def report_parser(doc: str | None) -> argparse.ArgumentParser:
+    """Return :func:`study_parser` with ``--format`` for :func:`print_reports`."""
+    parser = study_parser(doc)
+    parser.add_argument("--format", default="text", choices=REPORT_FORMATS, help="(default: text)")
+    return parser
+
+
+def print_reports(reports: "Sequence[Report]", form: str) -> None:
+    """Print reports in one of REPORT_FORMATS."""
+    from lrd.analysis.render import render_reports
+
+    print(render_reports(reports, form))
+
+
 class StudyRequest:
     """The studies, settings and runs that a command line asks for.
 
     Args:
-        args: the arguments, parsed by :func:`study_parser`.
+        args: the arguments, parsed by :func:`study_parser` or :func:`report_parser`.
         default: the study that stands for none.
 
     Raises:

@@ -169,6 +169,12 @@ class Comparison:
         return PairedDifferences(tuple(self.differences.values()))
 
     @property
+    def better(self) -> int | None:
+        """Which arm has the better score, 0 or 1, where the 95 % interval excludes 0; else None."""
+        low, high = self.effect.interval or (0.0, 0.0)
+        return int((low > 0) == self.score.maximize) if low > 0 or high < 0 else None
+
+    @property
     def correlation(self) -> float | None:
         """Pearson's r of the arms' scores over the seeds; None below three pairs or without spread.
 

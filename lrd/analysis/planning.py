@@ -15,7 +15,7 @@ import pandas as pd
 
 from lrd.analysis.claims.printed import planned_power, printed_values
 from lrd.analysis.frames import RunFrames
-from lrd.analysis.render import align
+from lrd.analysis.render import DASH, Report, ReportBlock, TextTable
 from lrd.analysis.resolve import Resolved, expand_sweep, resolve, run_line, setting_name
 from lrd.analysis.studies import all_studies
 
@@ -25,7 +25,7 @@ KIND = (
     *("task.", "dataset.", "model.", "optim._target_"),
     *("train.batch_size", "train.precision", "train.compile"),
 )
-HEADS = ("", "runs", *STATES, "epochs to go", "s/epoch", "hours")
+HEADS = ("", "runs", *STATES, "epochs to go", "s/epoch", "time to go")
 Kind = tuple[tuple[str, str], ...]
 
 
@@ -60,9 +60,11 @@ class PlannedCell:
         return len(self.seeds) - self.states["finished"] - self.states["failed"]
 
     @property
-    def hours(self) -> float | None:
+    def seconds_left(self) -> float | None:
         """None where no run says how fast this configuration trains."""
-        return self.epochs_left * self.time.seconds / 3600 if self.time else None
+        if not self.epochs_left:
+            return 0.0
+        return self.epochs_left * self.time.seconds if self.time else None
 
 
 def plan_experiment(
@@ -135,29 +137,67 @@ def _kind(identity: Mapping[str, Any]) -> Kind:
     return tuple((n, str(value)) for n, value in identity.items() if n.startswith(KIND))
 
 
-def plan_report(title: str, plan: Sequence[PlannedCell]) -> str:
-    """Return what plan.py prints: states, epochs left and hours."""
-    lines: list[list[str]] = [list(HEADS)]
+def plan_report(experiment: str, title: str, plan: Sequence[PlannedCell]) -> Report:
+    """Return what plan.py prints: states, epochs left and time, and the seeds that claims need; a
+    row a configuration."""
+    rows: list[list[str]] = []
     for cell in plan:
-        counts = [str(cell.states[state] or "-") for state in STATES]
+        counts = [str(cell.states[state] or DASH) for state in STATES]
         time = (
             "?" if cell.time is None else f"{'' if cell.time.own else '~'}{cell.time.seconds:.3g}"
         )
-        hours = "?" if cell.hours is None and cell.epochs_left else f"{cell.hours or 0:.2f}"
-        lines.append([_label(cell, plan), str(len(cell.seeds)), *counts])
-        lines[-1] += [str(cell.epochs_left), time, hours]
+        left = "?" if cell.seconds_left is None else format_duration(cell.seconds_left)
+        rows.append([_label(cell, plan), str(len(cell.seeds)), *counts])
+        rows[-1] += [str(cell.epochs_left), time, left]
     states = sum((cell.states for cell in plan), Counter())
     total = ", ".join(f"{states[state]} {state}" for state in STATES if states[state])
-    to_go = f"to go: {sum(cell.hours or 0 for cell in plan):.2f} hours, one run at a time"
-    if unknown := sum(cell.runs_left for cell in plan if cell.time is None):
-        to_go += f"; unknown for {unknown} runs"
     where = dict.fromkeys(name for cell in plan if cell.time for name in cell.time.hardware)
     measured = [f"epochs measured on {'; '.join(where)}"] if where else []
-    runs = f"{states.total()} runs: {total}"
-    return "\n".join([title, "", *align(lines), "", runs, to_go, *measured])
+    lines = [f"{states.total()} runs: {total}", _to_go(plan), *measured]
+    blocks = [title, TextTable("", "", list(HEADS), 1, rows, 0), "\n".join(lines)]
+    return Report([*blocks, *_claim_blocks(experiment, plan)], plan_frame(experiment, plan))
 
 
-def claims_report(experiment: str, plan: Sequence[PlannedCell]) -> str:
+def plan_frame(experiment: str, plan: Sequence[PlannedCell]) -> pd.DataFrame:
+    """Return a row a configuration: its runs by state, epochs left and seconds.
+
+    ``own_time``: whether its own runs say how long an epoch takes, and not those of its kind.
+    """
+    rows = []
+    for cell in plan:
+        words = [o for o in cell.overrides if setting_name(o) != "experiment"]
+        row: dict[str, Any] = {"experiment": experiment, "overrides": " ".join(words)}
+        row |= {"runs": len(cell.seeds)}
+        row |= {state.replace(" ", "_"): cell.states[state] for state in STATES}
+        row |= {"epochs_to_go": cell.epochs_left}
+        row |= {"seconds_per_epoch": cell.time and cell.time.seconds}
+        row |= {"own_time": cell.time and cell.time.own, "seconds_to_go": cell.seconds_left}
+        rows.append(row)
+    return pd.DataFrame(rows, dtype=object)
+
+
+def format_duration(seconds: float) -> str:
+    """Return a time in seconds, minutes or hours, as it is long; a dash for none."""
+    if not seconds:
+        return DASH
+    unit, size = "h", 3600
+    if seconds < 100 * 60:
+        unit, size = ("s", 1) if seconds < 100 else ("min", 60)
+    number = seconds / size
+    return f"{number:.2g} {unit}" if number < 10 else f"{number:.0f} {unit}"
+
+
+def _to_go(plan: Sequence[PlannedCell]) -> str:
+    """Return how long the runs that are left take, and for how many that is unknown."""
+    known = sum(cell.seconds_left or 0 for cell in plan)
+    unknown = sum(cell.runs_left for cell in plan if cell.seconds_left is None)
+    if not known:
+        return f"to go: unknown for {unknown} runs" if unknown else "to go: nothing"
+    time = f"{format_duration(known)}, one run at a time"
+    return f"to go: at least {time}; unknown for {unknown} runs" if unknown else f"to go: {time}"
+
+
+def _claim_blocks(experiment: str, plan: Sequence[PlannedCell]) -> list[ReportBlock]:
     """Return how many seeds the claims that read an experiment need; empty if no claim reads it.
 
     The chance is that of the rule at its n if the effect is the one it is planned for.
@@ -165,25 +205,29 @@ def claims_report(experiment: str, plan: Sequence[PlannedCell]) -> str:
     studies = all_studies()
     printed = printed_values(studies)
     asked = set.intersection(*(set(cell.seeds) for cell in plan))
-    lines, most = [["claim", "rule", "n", "chance", "for"]], 0
+    rows, most = [], 0
     for claim in (claim for study in studies for claim in study.claims):
         for rule in claim.rules:
             if experiment not in {cell.experiment for pair in rule.pairs for cell in pair.cells}:
                 continue
             chance = f"{planned_power(rule, printed):.2f}"
             effect = "the paper's numbers" if rule.expect is None else f"{rule.expect:+g}"
-            lines.append([claim.name, str(rule), str(rule.n), chance, f"{effect}, sd {rule.sd:g}"])
+            rows.append([claim.name, str(rule), str(rule.n), chance, f"{effect}, sd {rule.sd:g}"])
             if not set(range(rule.n)) <= asked:
                 most = max(most, rule.n)
-    if len(lines) == 1:
-        return ""
-    text = ["Seeds that the claims need (0 to n - 1), and the chance that these support a claim"]
-    text += ["whose true effect is as given, with that standard deviation of paired differences"]
-    text += align(lines, left=2)
+    if not rows:
+        return []
+    title = (
+        "Seeds that the claims need (0 to n - 1), and the chance that these support a claim\n"
+        "whose true effect is as given, with that standard deviation of paired differences"
+    )
+    head = ["claim", "rule", "n", "chance", "for"]
+    blocks: list[ReportBlock] = [TextTable(title, "", head, 2, rows, 0)]
     if most:
         command = run_line([f"+experiment={experiment}", f"seed=range(0,{most})"])
-        text += ["", f"{len(asked)} seeds are asked for here; all that the claims need:", command]
-    return "\n".join(text)
+        said = f"{len(asked)} seeds are asked for here; all that the claims need:"
+        blocks.append(f"{said}\n{command}")
+    return blocks
 
 
 def _label(cell: PlannedCell, plan: Sequence[PlannedCell]) -> str:

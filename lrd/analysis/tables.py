@@ -1,5 +1,6 @@
 """Tables: the runs of every cell, contrasts between cells, and the test at chosen settings."""
 
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -7,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from lrd.analysis.aggregates import TaskSummary, steps_to_target, summarize_tasks
-from lrd.analysis.comparison import compare
+from lrd.analysis.comparison import Comparison, compare
 from lrd.analysis.frames import RunFrames
 from lrd.analysis.matching import (
     SAME_TASK,
@@ -18,23 +19,28 @@ from lrd.analysis.matching import (
 )
 from lrd.analysis.render import (
     DASH,
-    TEXT_FORMATS,
+    Bold,
+    Cell,
+    Report,
+    ReportBlock,
     TextTable,
     format_interval,
     format_number,
 )
 from lrd.analysis.resolve import setting_name
-from lrd.analysis.statistics import PairedDifferences
 from lrd.analysis.studies import CellSpec, ContrastSpec, RowSpec, TableSpec, TargetSpec
 
-FORMATS = (*TEXT_FORMATS, "csv")
 NOTE = "final epoch, mean over seeds, half of the 95 % t interval, n seeds"
+INLINE = "final epoch, mean over seeds ± half of the 95 % t interval"
+BETTER = "bold: better than what it is compared with, by a paired 95 % interval without 0"
 PAIRED = "paired by seed: mean difference, half of its 95 % t interval, n pairs"
 OVER_TASKS = (
     "scores of each pair of cells in percent of the base's mean, larger is better; interquartile "
     "mean over all runs, 95 % stratified bootstrap interval; probability that a run is better"
 )
 TO_TARGET = "median over runs of the first step that reaches the row's target, runs that reach it"
+PAIRED_INLINE = "paired by seed: mean difference ± half of its 95 % t interval"
+APART = "bold: the interval excludes 0"
 # The lines under each row: what they show of a cell.
 LINES: dict[str, Callable[[CellResults], str]] = {
     "ours": lambda found: "" if found.mean is None else f"{found.mean:.2f}",
@@ -140,16 +146,14 @@ def cells_frame(parts: Sequence[TablePart]) -> pd.DataFrame:
     return frame.loc[:, heads + [name for name in frame if name not in heads]]
 
 
-def render_parts(parts: Sequence[TablePart], form: str = "text") -> str:
-    """Return the tables and their contrasts in one of FORMATS; csv has a line a cell."""
-    if form == "csv":
-        return cells_frame(parts).to_csv(index=False).rstrip("\n")
-    tables = []
+def table_report(parts: Sequence[TablePart]) -> Report:
+    """Return the tables and their contrasts; a row a cell."""
+    blocks: list[ReportBlock] = []
     for part in parts:
-        tables.append(_cells_text(part))
+        blocks.append(_cells_text(part))
         if part.table.contrasts:
-            tables += [_contrasts_text(part), *_over_tasks_texts(part)]
-    return "\n\n".join(map(TEXT_FORMATS[form], tables))
+            blocks += [_contrasts_text(part), *_over_tasks_texts(part)]
+    return Report(blocks, cells_frame(parts))
 
 
 def over_tasks(part: TablePart) -> pd.DataFrame:
@@ -230,22 +234,80 @@ def _cells_text(part: TablePart) -> TextTable:
             cells = ([LINES[name](results[cell]) or "-" for cell in group] for group in groups)
             rows.append([*_once(labels, name, lines), name, *map(" / ".join, cells)])
     title, head = title_with_overrides(table.title, overrides), [*table.heads, "", *table.columns]
-    return TextTable(title, NOTE, head, len(table.heads) + 1, rows, len(lines))
+    inline = _inline_cells(part, title)
+    return TextTable(title, NOTE, head, len(table.heads) + 1, rows, len(lines), inline=inline)
+
+
+def _inline_cells(part: TablePart, title: str) -> TextTable:
+    """Return the table with mean and interval in one cell, the better arm in bold, and the n of
+    most cells in the note."""
+    table, results, _ = part
+    found = [results[cell] for cell in table.cells()]
+    (n, _), *_ = Counter(each.n for each in found if each.n).most_common(1) or [(0, 0)]
+    better = _better_cells(part)
+
+    def show(cell: CellSpec) -> str:
+        each = results[cell]
+        text = DASH if each.mean is None else f"{each.mean:.2f}"
+        if each.half_width is not None:
+            text += f" ± {each.half_width:.2f}"
+        others = [f"n = {each.n}"] if each.n and each.n != n else []
+        others += [f"{len(each.failed)} failed"] if len(each.failed) else []
+        text += f" ({', '.join(others)})" if others else ""
+        return Bold(text) if cell in better else text
+
+    def publish(cell: CellSpec) -> str:
+        return DASH if cell.paper is None else f"{cell.paper:.2f}"
+
+    printed = any(cell.paper is not None for cell in table.cells())
+    rows: list[list[Cell]] = []
+    for labels, groups in table.rows:
+        ours = [tuple(map(show, group)) for group in groups]
+        rows.append([*labels, *(["ours"] if printed else []), *ours])
+        if printed:
+            published = [tuple(map(publish, group)) for group in groups]
+            rows.append([*("" for _ in labels), "published", *published])
+    head = [*table.heads, *([""] if printed else []), *table.columns]
+    note = "; ".join([INLINE, *([f"n = {n} seeds"] if n else []), *([BETTER] if better else [])])
+    return TextTable(title, note, head, len(table.heads) + printed, rows, 1 + printed)
+
+
+def _better_cells(part: TablePart) -> set[CellSpec]:
+    """Return the cells that are better than another in a comparison of the table whose interval
+    excludes 0, and worse in none."""
+    better, worse = set(), set()
+    for pair in part.table.pairs():
+        found = compare(part.results[pair.base], part.results[pair.other])
+        if found.better is not None:
+            ends = (pair.base, pair.other)
+            better.add(ends[found.better])
+            worse.add(ends[1 - found.better])
+    return better - worse
 
 
 def _contrasts_text(part: TablePart) -> TextTable:
     """Return the differences that the contrasts ask for: a line each."""
     table, results, overrides = part
-    rows = []
+    rows: list[list[str]] = []
+    inline: list[list[str]] = []
     for pair in table.pairs():
         found = compare(results[pair.base], results[pair.other])
-        rows.append([pair.label, *_effect_texts(found.effect), format_number(found.paper, "+.2f")])
+        mean, half, n = _effect_texts(found)
+        published = format_number(found.paper, "+.2f")
+        rows.append([pair.label, mean, half, n, published])
+        text = mean if half == DASH else f"{mean} ± {half}"
+        inline.append([pair.label, text if found.better is None else Bold(text), n, published])
     head = ["", "difference", "95 % ±", "n", "paper"]
+    inline_head = ["", "difference", "n", "published"]
     if not any(row[-1] != DASH for row in rows):
-        head, rows = head[:-1], [row[:-1] for row in rows]
+        head, inline_head = head[:-1], inline_head[:-1]
+        rows, inline = [row[:-1] for row in rows], [row[:-1] for row in inline]
     what = f": {table.contrasts[0]}" if len(table.contrasts) == 1 else ""
     title = title_with_overrides(f"Differences{what}", overrides)
-    return TextTable(title, PAIRED, head, 1, rows, len(rows))
+    bold = [APART] if any(isinstance(row[1], Bold) for row in inline) else []
+    note = "; ".join([PAIRED_INLINE, *bold])
+    compact = TextTable(title, note, inline_head, 1, inline, 1)
+    return TextTable(title, PAIRED, head, 1, rows, len(rows), inline=compact)
 
 
 def _over_tasks_texts(part: TablePart) -> Iterator[TextTable]:
@@ -292,7 +354,8 @@ def _once(labels: Sequence[str], name: str, names: Iterable[str]) -> Sequence[st
     return labels if name == next(iter(names)) else [""] * len(labels)
 
 
-def _effect_texts(effect: PairedDifferences) -> list[str]:
-    low, high = effect.interval or (0.0, float("nan"))
+def _effect_texts(found: Comparison) -> list[str]:
+    """Return the mean difference, half of its interval, n."""
+    low, high = found.effect.interval or (0.0, float("nan"))
     half = format_number((high - low) / 2, ".2f")
-    return [format_number(effect.mean, "+.2f"), half, str(effect.n or "-")]
+    return [format_number(found.effect.mean, "+.2f"), half, str(found.n or DASH)]

@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
+from lrd.analysis.command_line import REPORT_FORMATS
 from lrd.analysis.frames import RunFrames
 from lrd.analysis.matching import CellResults, collect_results
 from lrd.analysis.resolve import expand_sweep, resolve_cell
 from lrd.analysis.studies import TableSpec, all_studies
 from lrd.analysis.studies.find import find_study
-from lrd.analysis.tables import FORMATS, best_cell, table_parts
+from lrd.analysis.tables import best_cell, table_parts
 from scripts import table
 from tests.helpers.finished_runs import PROVENANCE, begin, configured, finish, finish_with
 
@@ -134,10 +135,9 @@ def test_every_number_the_paper_prints_in_tables_2_to_4_is_shown(name: str, tmp_
     head, _, *lines = [line[2:-2].split(" | ") for line in cells_only if line[:1] == "|"]
     assert head == COLUMNS[name]
     printed = []
-    for i in range(0, len(lines), 4):
-        assert [line[1] for line in lines[i : i + 4]] == ["ours", "95 % ±", "n", "paper"]
-        assert all(set(line[2:]) == {"-"} for line in lines[i : i + 3])
-        printed.append(" ".join([lines[i][0], *lines[i + 3][2:]]))
+    for ours, published in zip(lines[::2], lines[1::2], strict=True):
+        assert (ours[1], published[1]) == ("ours", "published") and set(ours[2:]) == {"-"}
+        printed.append(" ".join([ours[0], *published[2:]]))
     assert printed == PRINTED[name].strip().splitlines()
     assert f"\n  python run.py -m +experiment={name} run.dir={tmp_path}\n" in err
 
@@ -223,7 +223,7 @@ def test_differences_are_paired_by_seed(tmp_path: Path, capsys):
 
 def test_scale_is_said_in_every_format(tmp_path: Path, capsys):
     finish_with(tmp_path, 90.5, "task=cifar10", "optim=sgdm", "lrd.p=0.7", "train.epochs=30")
-    for form in FORMATS:
+    for form in REPORT_FORMATS:
         asked = ("table2", "scale=0.15", "--format", form, "--runs", str(tmp_path))
         out, err = show(capsys, *asked)
         percent = r"15 \%" if form == "latex" else "15 %"
@@ -238,16 +238,48 @@ def test_settings_that_make_cells_the_same_are_refused(capsys):
     assert capsys.readouterr().err == f"error: {said}\n"
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", REPORT_FORMATS)
 def test_every_format_shows_every_cell(form: str, tmp_path: Path, capsys):
     finish_with(tmp_path, 91.25, "task=mnist", "optim=radam", "lrd.p=0.5")
     out, _ = show(capsys, "table1", "--format", form, "--runs", str(tmp_path))
     assert "91.25" in out and "74.02" in out
     if form == "latex":
-        assert out.count("&") == 13 * 7 + 16 * 4 and r"\begin{tabular}{lllccccc}" in out
+        assert out.count("&") == 7 * 7 + 16 * 3 and r"\begin{tabular}{lllccccc}" in out
     if form == "markdown":
         counts = [line.count("|") for line in out.splitlines() if line.startswith("|")]
-        assert counts == [9] * 14 + [6] * 17
+        assert counts == [9] * 8 + [5] * 17
+
+
+def test_an_estimate_is_one_cell_with_the_better_arm_in_bold(tmp_path: Path, capsys):
+    """SGDM gains 1, give or take 0.1; Adam 0.1, give or take 1, whose interval has 0; a loss
+    rises."""
+    for seed, noise in enumerate((-0.1, 0.0, 0.1)):
+        for optim, gain in (("sgdm", 1 + noise), ("adam", 0.1 + 10 * noise)):
+            asked = ("task=digits", f"optim={optim}")
+            finish_with(tmp_path, 90.0 + noise, *asked, "lrd.p=1", seed=seed)
+            finish_with(tmp_path, 90.0 + noise + gain, *asked, "lrd.p=0.5", seed=seed)
+    begin(tmp_path, 3, "task=digits", "optim=sgdm", "lrd.p=1").update(status="failed", error="nan")
+    finish_with(tmp_path, 80.0, "task=digits", "optim=radam", "lrd.p=1")
+    score = {"name": "test_loss", "maximize": False, "unit": ""}
+    for seed in range(3):
+        asked = ("task=digits", "optim=amsgrad")
+        finish_with(tmp_path, 1.0 + seed, *asked, "lrd.p=1", seed=seed, score=score)
+        finish_with(tmp_path, 2.0 + 1.01 * seed, *asked, "lrd.p=0.5", seed=seed, score=score)
+    half, wide = (4.302652729911275 * sd / math.sqrt(3) for sd in (0.1, 1.1))
+    out, _ = show(capsys, "quickstart", "--format", "markdown", "--runs", str(tmp_path))
+    first, second = out.split("Differences")
+    (row,) = (line for line in first.splitlines() if line.startswith("| digits"))
+    _, _, sgdm, _, adam, amsgrad, radam = row[2:-2].split(" | ")
+    assert sgdm == f"90.00 ± {half:.2f} (1 failed) / **91.00 ± {2 * half:.2f}**"
+    assert adam == f"90.00 ± {half:.2f} / 90.10 ± {wide:.2f}"
+    assert amsgrad.startswith("**2.00 ± ") and radam == "80.00 (n = 1) / -"
+    assert "; n = 3 seeds; bold: better" in first
+    assert f"| SGDM | **+1.00 ± {half:.2f}** | 3 |" in second
+    assert f"| Adam | +0.10 ± {10 * half:.2f} | 3 |" in second
+    out, _ = show(capsys, "quickstart", "optim=sgdm", "--format", "latex", "--runs", str(tmp_path))
+    base, lrd = rf"90.00 $\pm$ {half:.2f}", rf"91.00 $\pm$ {2 * half:.2f}"
+    assert rf"{base} (1 failed) / \textbf{{{lrd}}}" in out
+    assert rf"SGDM & \textbf{{+1.00 $\pm$ {half:.2f}}} \\" in out and "; n = 3.}" in out
 
 
 @pytest.mark.parametrize("name", ["table2", "table3", "table4", "rmsprop_decay"])

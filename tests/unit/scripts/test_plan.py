@@ -1,6 +1,9 @@
-"""Plans: the runs of an experiment, what is done of them, and the hours to go by hand."""
+"""Plans: the runs of an experiment, what is done of them, and the time to go by hand."""
 
+import csv
+import io
 import json
+import re
 import shlex
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from lrd.analysis.planning import STATES
+from lrd.analysis.planning import STATES, format_duration
 from lrd.analysis.studies.find import find_study
 from lrd.config.compose import compose, to_config
 from lrd.config.schema import Config
@@ -48,15 +51,15 @@ def rows(out: str) -> dict[str, dict[str, str]]:
     _, table, *_ = out.split("\n\n")
     found = {}
     for line in table.splitlines()[1:]:
-        words = line.split()
+        words = re.sub(r"(?<=\d) (?=(s|min|h)$)", "_", line).split()
         assert len(words) > 9
         cell, numbers = words[:-9], words[-9:]
-        heads = ("runs", *STATES, "epochs to go", "s/epoch", "hours")
+        heads = ("runs", *STATES, "epochs to go", "s/epoch", "time to go")
         found[" ".join(cell)] = dict(zip(heads, numbers, strict=True))
     return found
 
 
-def test_cells_are_counted_by_their_state_and_hours_follow_from_measured_epochs(tmp_path, capsys):
+def test_cells_are_counted_by_their_state_and_time_follows_from_measured_epochs(tmp_path, capsys):
     """Adam with LRD on the digits: 30 epochs, of which seed 1 has 10 and seed 2 has none."""
     write(tmp_path, [2.0] * 29 + [50.0], *ADAM)
     write(tmp_path, [4.0] * 10, *ADAM, seed=1, status="interrupted")
@@ -65,13 +68,18 @@ def test_cells_are_counted_by_their_state_and_hours_follow_from_measured_epochs(
     assert set(found) == {"lrd.p=1", "lrd.p=0.5"}
     assert found["lrd.p=0.5"] == {
         **{"runs": "3", "finished": "1", "running": "-", "partial": "1", "failed": "-"},
-        **{"not begun": "1", "epochs to go": "50", "s/epoch": "2", "hours": "0.03"},  # 100 s
+        **{
+            "not begun": "1",
+            "epochs to go": "50",
+            "s/epoch": "2",
+            "time to go": "1.7_min",
+        },  # 100 s
     }
     base = found["lrd.p=1"]
     assert (base["not begun"], base["epochs to go"]) == ("3", "90")
-    assert (base["s/epoch"], base["hours"]) == ("~2", "0.05")  # 180 s
+    assert (base["s/epoch"], base["time to go"]) == ("~2", "3_min")  # 180 s
     assert "6 runs: 1 finished, 1 partial, 4 not begun\n" in out
-    assert "to go: 0.08 hours, one run at a time\n" in out
+    assert "to go: 4.7 min, one run at a time\n" in out
     assert out.endswith("epochs measured on A CPU (2 cores)\n")
 
 
@@ -81,6 +89,28 @@ def test_the_median_of_a_cells_own_epochs_goes_before_those_of_its_kind(tmp_path
     out, _ = show(capsys, tmp_path, "quickstart", "optim=adam", "train.epochs=3", "seed=range(0,4)")
     assert rows(out)["lrd.p=0.5"]["s/epoch"] == "3"
     assert rows(out)["lrd.p=1"]["s/epoch"] == "~49"  # of 1, 3, 8, 90, 90 and 90
+
+
+@pytest.mark.parametrize(
+    "seconds, text",
+    [(0.03, "0.03 s"), (99, "99 s"), (100, "1.7 min"), (5994, "100 min"), (6000, "1.7 h")]
+    + [(9.96, "10 s"), (36e3, "10 h"), (3.6e6, "1000 h"), (0, "-")],
+)
+def test_a_time_is_in_seconds_minutes_or_hours(seconds: float, text: str):
+    assert format_duration(seconds) == text
+
+
+def test_what_is_known_is_the_least_and_csv_has_every_number(tmp_path: Path, capsys):
+    """SGDM has 30 epochs to go for each of two seeds and arms, at 3 s; nobody timed Adam's."""
+    write(tmp_path, [3.0], "task=digits", "optim=sgdm", "lrd.p=1", seed=9)
+    asked = ("quickstart", "optim=sgdm,adam", "seed=0,1")
+    out, _ = show(capsys, tmp_path, *asked)
+    assert "to go: at least 6 min, one run at a time; unknown for 4 runs\n" in out
+    out, _ = show(capsys, tmp_path, *asked, "--format", "csv")
+    read = {row["overrides"]: row for row in csv.DictReader(io.StringIO(out))}
+    sgdm, adam = read["optim=sgdm lrd.p=0.5"], read["optim=adam lrd.p=1"]
+    assert (sgdm["seconds_to_go"], sgdm["seconds_per_epoch"]) == ("180.0", "3.0")
+    assert (adam["seconds_to_go"], adam["epochs_to_go"], adam["not_begun"]) == ("", "60", "2")
 
 
 @pytest.mark.parametrize(
@@ -97,8 +127,8 @@ def test_the_median_of_a_cells_own_epochs_goes_before_those_of_its_kind(tmp_path
 def test_epochs_of_another_kind_say_nothing(tmp_path: Path, capsys, other: tuple[str, ...]):
     write(tmp_path, [1.0], *other)
     out, err = show(capsys, tmp_path, "quickstart", "optim=adam", "seed=0")
-    assert all(row["s/epoch"] == row["hours"] == "?" for row in rows(out).values())
-    assert "to go: 0.00 hours, one run at a time; unknown for 2 runs\n" in out
+    assert all(row["s/epoch"] == row["time to go"] == "?" for row in rows(out).values())
+    assert "to go: unknown for 2 runs\n" in out
     assert err.count("run.py") == 1
 
 
@@ -131,7 +161,9 @@ def test_scale_shortens_a_plan_and_says_so(tmp_path: Path, capsys):
     assert out.splitlines()[0].endswith("scale=0.15 (15 % of the epochs)]")
     found = rows(out)
     assert found["lrd.p=1"]["finished"] == "1" and found["lrd.p=1"]["epochs to go"] == "30"
-    assert found["lrd.p=0.5"]["epochs to go"] == "45" and found["lrd.p=0.5"]["hours"] == "0.75"
+    assert (
+        found["lrd.p=0.5"]["epochs to go"] == "45" and found["lrd.p=0.5"]["time to go"] == "45_min"
+    )
 
 
 def test_a_run_that_a_process_holds_is_running_and_a_failed_one_is_not_to_do(tmp_path, capsys):
