@@ -33,9 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="compare these two in every configuration of the experiments (default: what the "
         "study compares)",
     )
-    parser.add_argument(
-        "--gap", type=float, help="the difference to plan for (default: the paper's)"
-    )
+    parser.add_argument("--gap", type=float, help="plan for this difference (default: published)")
     parser.add_argument(
         "--equivalent-within",
         type=float,
@@ -65,11 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 found += [(overrides, pairs) for pairs in sets]
         reports, commands = [], []
         for overrides, pairs in found:
-            reports.append(
-                comparison_text.comparison_report(pairs, args.gap)
-                if margin is None
-                else comparison_text.equivalence_report(pairs, margin)
-            )
+            if margin is None:
+                reports.append(comparison_text.comparison_report(pairs, args.gap))
+            else:
+                reports.append(comparison_text.equivalence_report(pairs, margin))
             given = request.run_overrides(overrides, seeds=False)
             commands += comparison.missing_commands(pairs, given)
         print_reports(reports, args.format)

@@ -237,7 +237,7 @@ def _sample_sizes(table: Comparisons, gap: float | None) -> TextTable:
             ends = " to ".join(map(format_pairs, plan.pairs_range))
             texts[1:] = [format_pairs(plan.pairs), ends]
         rows += [[name, str(found.n), r, sd, bounds, *texts]]
-    what = "the paper's gap" if gap is None else f"a difference of {gap:g}"
+    what = "the published gap" if gap is None else f"a difference of {gap:g}"
     title = f"Spread of the pairs, and seeds that would show {what} 4 times out of 5"
     note = f"seeds are given from {FEW} pairs on, since fewer do not know their spread"
     foot = [note] if any(0 < c.n < FEW for c in table.values()) else []

@@ -211,7 +211,7 @@ def _claim_blocks(experiment: str, plan: Sequence[PlannedCell]) -> list[ReportBl
             if experiment not in {cell.experiment for pair in rule.pairs for cell in pair.cells}:
                 continue
             chance = f"{planned_power(rule, printed):.2f}"
-            effect = "the paper's numbers" if rule.expect is None else f"{rule.expect:+g}"
+            effect = "the published numbers" if rule.expect is None else f"{rule.expect:+g}"
             rows.append([claim.name, str(rule), str(rule.n), chance, f"{effect}, sd {rule.sd:g}"])
             if not set(range(rule.n)) <= asked:
                 most = max(most, rule.n)

@@ -212,13 +212,13 @@ def to_latex(block: ReportBlock) -> str:
 
 _LATEX = {character: "\\" + character for character in "%&_#${}"}
 _LATEX |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-_LATEX |= {"<": "$<$", ">": "$>$", "≥": r"$\ge$", "≤": r"$\le$", "±": r"$\pm$", "−": "$-$"}
+_LATEX |= {"<": "$<$", ">": "$>$", "±": r"$\pm$", "−": "$-$", "≥": r"$\ge$", "≤": r"$\le$"}
 
 
 def _escape(text: str) -> str:
-    signed = re.sub(r"(?<![\w.])-(?=\d)", "−", text.replace("+-", "±"))
-    signed = signed.replace(">=", "≥").replace("<=", "≤")
-    return signed.translate(str.maketrans(_LATEX))
+    for plain, sign in (("+-", "±"), (">=", "≥"), ("<=", "≤")):
+        text = text.replace(plain, sign)
+    return re.sub(r"(?<![\w.])-(?=\d)", "−", text).translate(str.maketrans(_LATEX))
 
 
 TEXT_FORMATS: dict[str, Callable[[ReportBlock], str]] = {

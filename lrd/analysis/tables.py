@@ -46,7 +46,7 @@ LINES: dict[str, Callable[[CellResults], str]] = {
     "ours": lambda found: "" if found.mean is None else f"{found.mean:.2f}",
     "95 % ±": lambda found: "" if found.half_width is None else f"{found.half_width:.2f}",
     "n": lambda found: _describe_n(found),
-    "paper": lambda found: "" if found.cell.paper is None else f"{found.cell.paper:.2f}",
+    "published": lambda found: "" if found.cell.paper is None else f"{found.cell.paper:.2f}",
 }
 
 
@@ -221,9 +221,9 @@ def _describe_n(found: CellResults) -> str:
 
 
 def shown_lines(table: TableSpec) -> list[str]:
-    """Return the names of LINES that a table has; the paper's only where it prints a value."""
+    """Return the names of LINES that a table has; the published one only where a value is."""
     printed = any(cell.paper is not None for cell in table.cells())
-    return [name for name in LINES if printed or name != "paper"]
+    return [name for name in LINES if printed or name != "published"]
 
 
 def _cells_text(part: TablePart) -> TextTable:
@@ -297,7 +297,7 @@ def _contrasts_text(part: TablePart) -> TextTable:
         rows.append([pair.label, mean, half, n, published])
         text = mean if half == DASH else f"{mean} ± {half}"
         inline.append([pair.label, text if found.better is None else Bold(text), n, published])
-    head = ["", "difference", "95 % ±", "n", "paper"]
+    head = ["", "difference", "95 % ±", "n", "published"]
     inline_head = ["", "difference", "n", "published"]
     if not any(row[-1] != DASH for row in rows):
         head, inline_head = head[:-1], inline_head[:-1]

@@ -91,5 +91,5 @@ def planned_effects(rule: Rule, printed: Mapping[Any, float]) -> list[float]:
         return [rule.expect] * max(1, len(rule.pairs))
     effects = printed_effects(rule, printed)
     if effects is None:
-        raise ValueError(f"{rule}: expect must be given, since the paper prints no such number")
+        raise ValueError(f"{rule}: expect must be given, since no such number is published")
     return effects

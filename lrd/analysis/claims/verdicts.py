@@ -155,7 +155,7 @@ class RuleResult:
         if self.status == "undecided" and self.more:
             parts.append(f"about n = {self.more} would decide if mean and spread stayed")
         if self.printed:
-            parts.append(f"the paper's own numbers: {self.printed}")
+            parts.append(f"the published numbers: {self.printed}")
         parts += [f"replication: {text}" for text in self.replicated]
         if self.extension:
             parts.append(f"extension, not planned: {self.extension}")

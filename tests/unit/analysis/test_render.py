@@ -129,13 +129,13 @@ def test_the_better_arm_of_a_comparison_is_bold(printed: Printed):
 
 
 def test_what_has_a_meaning_in_a_format_is_escaped():
-    rows = [["a|b_c", Bold("-1.5"), "<0.0001"], ["50 % of $x^2 \\ ~1", "1e-05", "+-3 & {#}"]]
+    rows = [["a|b_c", Bold("-1.5"), "<0.0001 >=1"], ["50 % of $x^2 \\ ~1", "1e-05", "+-3 & {#}"]]
     block = TextTable("one_title", "a note", ["", "n|", "p"], 1, rows, 1)
     latex = TEXT_FORMATS["latex"](block)
-    assert r"a|b\_c & \textbf{$-$1.5} & $<$0.0001 \\" in latex
+    assert r"a|b\_c & \textbf{$-$1.5} & $<$0.0001 $\ge$1 \\" in latex
     assert r"50 \% of \$x\textasciicircum{}2 \textbackslash{} \textasciitilde{}1 & 1e-05" in latex
     assert r"$\pm$3 \& \{\#\} \\" in latex and r"\caption{One\_title. A note.}" in latex
-    assert r"| a\|b_c | **-1.5** | <0.0001 |" in TEXT_FORMATS["markdown"](block)
+    assert r"| a\|b_c | **-1.5** | <0.0001 >=1 |" in TEXT_FORMATS["markdown"](block)
 
 
 def test_the_n_of_all_rows_is_in_the_caption():

@@ -97,7 +97,7 @@ def test_every_number_the_paper_prints_in_table_1_is_shown(tmp_path: Path, capsy
         "95.30 / 95.54  92.71 / 93.68  93.05 / 93.77  93.31 / 93.73  94.24 / 94.61",
         "79.09 / 79.42  70.21 / 74.02  72.55 / 74.34  73.91 / 75.23  71.81 / 73.04",
     ):
-        assert f"paper   {row}" in out
+        assert f"published  {row}" in out
     assert out.count("- / -") == 3 * 3 * 5
 
 

@@ -229,7 +229,7 @@ def test_the_papers_numbers_by_the_same_rule(tmp_path: Path):
     mean, each = (part.printed for part in verdict.parts)
     assert mean == "supported (+0.45)"
     assert each == "no effect of a size that counts (1 of 2)"
-    assert "the paper's own numbers: supported (+0.45)" in verdict.explanation
+    assert "the published numbers: supported (+0.45)" in verdict.explanation
 
 
 def test_every_rule_of_the_paper_on_its_own_numbers():

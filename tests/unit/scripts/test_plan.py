@@ -225,8 +225,8 @@ def test_the_seeds_that_claims_need_are_printed_before_a_run(tmp_path: Path, cap
     out = capsys.readouterr().out
     (line,) = (line for line in out.splitlines() if line.startswith("C5 "))
     rule = find_study("C5")[0].claims[0].rules[0]
-    assert str(rule) in line and line.endswith("the paper's numbers, sd 0.2")
-    n, chance = line.removesuffix("the paper's numbers, sd 0.2").split()[-2:]
+    assert str(rule) in line and line.endswith("the published numbers, sd 0.2")
+    n, chance = line.removesuffix("the published numbers, sd 0.2").split()[-2:]
     assert int(n) == rule.n == 12 and 0.8 <= float(chance) < 1
     assert out.endswith(
         "3 seeds are asked for here; all that the claims need:\n"
