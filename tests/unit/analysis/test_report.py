@@ -350,6 +350,7 @@ def test_runs_of_other_settings_have_a_chapter_and_empty_studies_a_line(
     assert (
         "with train.epochs=3 With LRD better than without in 2 of 2" in found.part("overview").text
     )
+    assert "No run has the settings of a study." in found.text
     line = found.part("elsewhere").text
     assert "4 finished runs with optim.lr=0.02: python scripts/report.py small" in line
     assert "own settings: other, small." in line and 'id="mnist"' not in found.source
