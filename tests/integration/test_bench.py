@@ -108,15 +108,15 @@ def test_every_section_gives_tables_numbers_and_a_chart(
     commit = commit_lrd(tmp_path / "repository", {})
     monkeypatch.setenv("GIT_DIR", str(tmp_path / "repository" / ".git"))
     folder = tmp_path / "out"
-    out = run_bench(folder, "all", "--rounds", "2", "--against", "HEAD")
+    out = run_bench(folder, "all", "--rounds", "3", "--against", "HEAD")
     text = capsys.readouterr().out
-    check(out, 2)
+    check(out, 3)
     assert all(table["title"] in text for table in out["tables"])
     assert {table["section"] for table in out["tables"]} == set(bench.SECTIONS)
     charts = [folder / f"{name}.png" for name in ("step", "loop", "data", "growth-sweeps")]
     assert all(map(is_png, charts))
     assert " ".join(map(str, ["written:", folder / "bench.json", *charts])) in text
-    command = "python scripts/bench.py all --rounds 2 --against HEAD --quick"
+    command = "python scripts/bench.py all --rounds 3 --against HEAD --quick"
     assert out["facts"]["command"] == command
 
     labels = {table["title"]: [ln["label"] for ln in table["lines"]] for table in out["tables"]}
