@@ -55,8 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         frames, found = request.frames(), []
         if args.arms:
             names = [n for each in request.names for n in find_study(each)[0].experiments]
-            for name in dict.fromkeys(names):
-                found.append(([], comparison.pair_arms(name, args.arms, frames, request.given)))
+            pairs = (comparison.pair_arms(n, args.arms, frames, request.given) for n in names)
+            found += [([], each) for each in pairs]
         else:
             for study, overrides in request.studies():
                 sets = comparison.study_pairs(study, frames, overrides, request.seeds)
