@@ -31,6 +31,8 @@ from lrd.analysis.statistics import FEW, PAIRS_LIMIT, Pooled, pool
 from lrd.config.fingerprint import diff_identities
 
 Comparisons = Mapping[str, Comparison]
+MAX_OPEN = 4  # of the comparisons that show no difference, up to which they are named
+POINTS = {"%": "percentage points"}  # the unit of differences
 
 BOLD = "the better arm is bold where the 95 % interval excludes 0"
 # How the columns of score_table and level_table are shown: their head, and a row's text.
@@ -67,6 +69,40 @@ def comparison_report(pairs: Sequence[ArmPair], gap: float | None = None) -> Rep
     else:
         blocks += ["no pair of finished runs yet"]
     return Report(blocks, comparison_frame(pairs, table))
+
+
+def describe_differences(what: str, pairs: Sequence[tuple[str, Comparison]]) -> str:
+    """Return in words in how many comparisons the other arm is better, by how much, and where no
+    difference is shown.
+
+    Args:
+        what: how the sentence begins, such as "Lion better than Adam".
+        pairs: named comparisons, each with a pair of runs.
+    """
+    better, worse, open_ = 0, 0, []
+    for label, found in pairs:
+        sign = 1 if found.score.maximize else -1
+        low, high = (sign * end for end in found.effect.interval or (float("nan"),) * 2)
+        better += sign * (found.effect.mean or 0.0) > 0
+        worse += max(low, high) < 0
+        if not (min(low, high) > 0 or max(low, high) < 0):
+            open_.append(label)
+    text = f"{what} in {better} of {len(pairs)}" + (f" and worse in {worse}" if worse else "")
+    pooled = pool_comparisons([found for _, found in pairs])
+    effect = pooled.effect if pooled and pooled.by_cell.n > 1 else None
+    effect = pairs[0][1].effect if len(pairs) == 1 else effect
+    if effect is not None and effect.mean is not None:
+        unit = POINTS.get(pairs[0][1].score.unit, pairs[0][1].score.unit)
+        text += f", mean difference {f'{effect.mean:+.2f} {unit}'.rstrip()}"
+        text += f" ({format_interval(effect.interval, '+.2f')})" if effect.interval else ""
+    n = sorted({found.n for _, found in pairs})
+    text += f", n = {n[0]}" + (f" to {n[-1]}" if len(n) > 1 else "")
+    if open_:
+        named = ", ".join(open_) if len(open_) <= MAX_OPEN else f"{len(open_)} of them"
+        text += ", a difference not shown for " + ("any" if len(open_) == len(pairs) else named)
+    if failed := sum(len(found.base.failed) + len(found.other.failed) for _, found in pairs):
+        text += f", {failed} failed run{'s' * (failed > 1)} left out"
+    return text
 
 
 def comparison_frame(pairs: Sequence[ArmPair], table: Comparisons) -> pd.DataFrame:
@@ -114,7 +150,10 @@ def _head(pairs: Sequence[ArmPair]) -> tuple[dict[str, Comparison], list[str]]:
     changed = (diff_identities(*(r.identity for r in pair.results)) for pair in pairs)
     title = title_with_overrides(f"{pairs[0].title}: {other} against {base}", pairs[0].overrides)
     settings = ", ".join(dict.fromkeys(chain.from_iterable(changed)))
-    lines = [title, f"pairs by seed; {other} has {settings}"]
+    lines = [title]
+    if known := [(name, found) for name, found in table.items() if found.n]:
+        lines += [f"{describe_differences(f'{other} better than {base}', known)}."]
+    lines += [f"pairs by seed; {other} has {settings}"]
     for name, found in table.items():
         if found.failed:
             seeds = ", ".join(map(str, found.failed))

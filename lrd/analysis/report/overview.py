@@ -7,13 +7,12 @@ from os.path import commonprefix
 from matplotlib.ticker import MaxNLocator
 
 from lrd.analysis.comparison import Comparison, compare
+from lrd.analysis.comparison_text import POINTS, describe_differences
 from lrd.analysis.report.forest_plot import AxisScale, Estimate, fit_axis
 from lrd.analysis.report.sections import Section
 from lrd.analysis.report.tables import DIGITS, Grid, pooled_estimate
 from lrd.analysis.studies import ContrastSpec
 
-MAX_OPEN = 4  # of the comparisons that show no difference, up to which they are named
-POINTS = {"%": "percentage points"}  # the unit of differences
 MAX_CONTRASTS = 3  # of which a sentence speaks
 
 
@@ -105,7 +104,12 @@ def _build(title: str, where: str, key: str, compared: dict[ContrastSpec, Compar
             for contrast, pairs in compared.items()
         ]
         pooled, what = None, "the second minus the first of each pair"
-    said = [_say(contrast, pairs) for contrast, pairs in compared.items()]
+    said = [
+        describe_differences(
+            f"{contrast.label}: better" if contrast.label else _arms(contrast, "better than"), pairs
+        )
+        for contrast, pairs in compared.items()
+    ]
     if len(said) > MAX_CONTRASTS:
         said = [*said[:MAX_CONTRASTS], f"{len(said) - MAX_CONTRASTS} more comparisons below"]
     sentence = "; ".join(said)
@@ -149,33 +153,3 @@ def _by_data(pairs: Compared) -> list[ForestGroup]:
         ]
         groups.append(ForestGroup(", ".join(parts[0][:n]) or data, rows))
     return groups
-
-
-def _say(contrast: ContrastSpec, pairs: Compared) -> str:
-    """Say in how many comparisons the other arm is better, by how much, and where not shown."""
-    better, worse, open_ = 0, 0, []
-    for label, found in pairs:
-        sign = 1 if found.score.maximize else -1
-        low, high = (sign * end for end in found.effect.interval or (float("nan"),) * 2)
-        better += sign * (found.effect.mean or 0.0) > 0
-        worse += max(low, high) < 0
-        if not (min(low, high) > 0 or max(low, high) < 0):
-            open_.append(label)
-    n = sorted({found.n for _, found in pairs})
-    text = f"{contrast.label}: better" if contrast.label else _arms(contrast, "better than")
-    text += f" in {better} of {len(pairs)}" + (f" and worse in {worse}" if worse else "")
-    pooled = pooled_estimate([found for _, found in pairs])
-    if len(pairs) == 1:
-        pooled = _row("", pairs[0][1]).estimate
-    if pooled is not None:
-        interval = f" ({pooled.interval_text})" if pooled.interval_text else ""
-        unit = pairs[0][1].score.unit
-        text += f", mean difference {pooled.mean_text}{f' {POINTS.get(unit, unit)}'.rstrip()}"
-        text += interval
-    text += f", n = {n[0]}" + (f" to {n[-1]}" if len(n) > 1 else "")
-    if open_:
-        named = ", ".join(open_) if len(open_) <= MAX_OPEN else f"{len(open_)} of them"
-        text += ", a difference not shown for " + ("any" if len(open_) == len(pairs) else named)
-    if failed := sum(len(found.base.failed) + len(found.other.failed) for _, found in pairs):
-        text += f", {failed} failed run{'s' * (failed > 1)} left out"
-    return text
