@@ -545,11 +545,8 @@ def test_every_action_between_two_steps_is_honored(base: str, implementation: st
     run(base, implementation, examples=4, steps=25)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings(*IGNORED)
-@pytest.mark.parametrize(
-    "examples",
-    [pytest.param(8, marks=pytest.mark.slow), pytest.param(30, marks=pytest.mark.exhaustive)],
-)
 @pytest.mark.parametrize(("base", "implementation"), CASES)
-def test_longer_histories_are_honored(base: str, implementation: str, examples: int):
-    run(base, implementation, examples, steps=40)
+def test_longer_histories_are_honored(base: str, implementation: str):
+    run(base, implementation, examples=10, steps=40)
