@@ -146,7 +146,7 @@ def check(answer, lines: list[tuple[str, ...]], capfd: pytest.CaptureFixture[str
 
 
 def test_command_lines(answer, capfd: pytest.CaptureFixture[str]):
-    check(answer, sample(100), capfd)
+    check(answer, sample(200), capfd)
 
 
 @pytest.mark.exhaustive

@@ -62,7 +62,12 @@ def test_scores_by_cell_and_over_cells(root: Path, capsys):
     """SGDM: 2, -1, 3; Adam: 1, 1, 1; their means within seeds: 1.5, 0, 2."""
     out, err = show(capsys, root, *PAIR)
     head, scores, *_ = sections(out)
-    assert head.splitlines()[0] == "quickstart: with LRD against without"
+    title, answer, *_ = head.splitlines()
+    assert title == "quickstart: with LRD against without"
+    assert answer == (
+        "with LRD better than without in 2 of 2, mean difference +1.17 percentage points (-1.42 to "
+        "+3.75), n = 3, a difference not shown for any."
+    )
     # mean 4/3, deviation sqrt(13/3), t = 1.1094, quantile 4.3027
     assert row(scores, "SGDM") == [
         *("3", "95.000", "96.333", "+1.333", "-3.838", "to", "+6.504", "2.082"),
