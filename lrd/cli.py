@@ -33,7 +33,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from lrd.config.compose import CONFIGS, explain, require_checkout, to_config
-from lrd.config.messages import AUTOMATIC, GROUP_MEANINGS, READ_ELSEWHERE
+from lrd.config.messages import AUTOMATIC, GROUP_MEANINGS, READ_ELSEWHERE, escape_unprintable
 from lrd.config.schema import Config
 from lrd.launchers.base import CLUSTERS, Failure, group_choices, missing_plugin_message
 from lrd.runs.labels import is_lrd_enabled
@@ -162,11 +162,6 @@ def _configure_logging() -> None:
     logger = logging.getLogger("lrd")
     logger.setLevel(logging.INFO)
     logger.addHandler(_HANDLER)
-
-
-def _one_line(text: str) -> str:
-    """Escape what is not printable, such as a line break in a value."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _describe_failure(error: Exception, config: Config | None) -> tuple[str, int]:
@@ -298,7 +293,7 @@ def _main(is_rank_zero: bool) -> int:
     for job, reason, failed in function.failures:
         if is_rank_zero or failed == RankLost.status:
             line = f"error: {job}: {reason}" if job else f"error: {reason}"
-            print(_one_line(line), file=sys.stderr)
+            print(escape_unprintable(line), file=sys.stderr)
     status = max([status, *(failure.status for failure in function.failures)])
     if function.failures and not is_rank_zero and status != RankLost.status:
         time.sleep(10)  # torchrun stops all ranks when one ends: rank zero must print first

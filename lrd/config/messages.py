@@ -72,8 +72,18 @@ def format_error(
         overrides: The command line that it was raised for, if known.
         leaves: Return all settings of that command line, for the nearest one.
     """
+    return escape_unprintable(_format_error(error, overrides, leaves or closed_settings))
+
+
+def escape_unprintable(text: str) -> str:
+    """Escape what is not printable, such as a line break in a value."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def _format_error(
+    error: BaseException, overrides: Sequence[str], settings: Callable[[], Sequence[str]]
+) -> str:
     text = str(error)
-    settings = leaves or closed_settings
     if isinstance(error, OverrideParseException):
         return _unreadable(error.override, text)
     if nameless := [o for o in overrides if re.match(r"[+~]*(@[^=]*)?(=|$)", o)]:
