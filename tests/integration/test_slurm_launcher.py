@@ -206,7 +206,7 @@ def test_ranks_of_a_real_slurm_are_stopped_requeued_and_preempted(
 ):
     """Two jobs of two ranks each: one gets the signal before a time-out, and is requeued once; both
     are preempted. All bytes are those of runs by torchrun's variables."""
-    settings = ["optim=sgdm", "train.epochs=120", "model.hidden=[32]"]
+    settings = ["optim=sgdm", "train.epochs=240", "model.hidden=[32]"]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SLURM_CONF", slurm)
     command = [sys.executable, str(ROOT / "run.py"), "-m", *settings, "optim.lr=0.01,0.02"]
@@ -251,7 +251,7 @@ def restarts(job: str) -> int:
     return int(re.findall(r"Restarts=(\d+)", done.stdout)[0])
 
 
-@pytest.mark.slurm
+@pytest.mark.exhaustive
 @real_slurm
 def test_a_disturbed_sweep_on_a_real_slurm(
     tmp_path: Path,
