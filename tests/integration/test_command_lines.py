@@ -145,6 +145,7 @@ def check(answer, lines: list[tuple[str, ...]], capfd: pytest.CaptureFixture[str
     assert counts["accepted"] and counts["refused"] > counts["accepted"]
 
 
+@pytest.mark.slow
 def test_command_lines(answer, capfd: pytest.CaptureFixture[str]):
     check(answer, sample(200), capfd)
 

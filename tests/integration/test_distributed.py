@@ -215,6 +215,7 @@ def test_a_mistake_is_one_line_for_all_ranks():
     assert done.returncode != 0 and done.stderr.count("error: lrd.p must be in (0, 1]") == 1
 
 
+@pytest.mark.slow
 def test_any_error_of_one_rank_ends_all_and_the_others_name_it():
     """Also an error that cannot be sent. Without the exchange the others would wait for minutes."""
     worker = ROOT / "tests" / "helpers" / "failing_ranks.py"
@@ -246,6 +247,7 @@ class Failing(SGD):
 """
 
 
+@pytest.mark.slow
 def test_a_rank_that_fails_in_training_says_so_and_ends_the_others(tmp_path: Path):
     (tmp_path / "own_optimizer.py").write_text(OWN)
     settings = ["optim._target_=own_optimizer.Failing", "run.allow=[own_optimizer]", "lrd.p=1"]

@@ -78,6 +78,7 @@ def test_a_stopped_and_resumed_sweep_equals_a_serial_one(cli, tmp_path: Path):
     assert ours[1e18].status == theirs[1e18].status == "failed"
 
 
+@pytest.mark.slow
 def test_jobs_share_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Two jobs at once on n cores have n // 2 threads each, which sleep while they are idle. The
     workers find the checkout."""

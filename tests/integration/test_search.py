@@ -23,6 +23,7 @@ def search(root: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.slow
 def test_optuna_chooses_the_best_trial_on_held_out_samples(tmp_path: Path):
     rates = "optim.lr=choice(0.01,1e30)"  # the loss is not finite at 1e30
     more = ("optim=sgdm", "hydra.sweeper.n_trials=6")

@@ -145,6 +145,7 @@ def test_a_rejected_submission_is_one_line(
     assert not list(find_runs(tmp_path / "runs"))
 
 
+@pytest.mark.slow
 def test_a_job_of_two_ranks_is_a_run_of_torchrun_and_has_nothing_of_the_job_that_submits_it(
     tmp_path: Path, fake_slurm: Path, monkeypatch: pytest.MonkeyPatch
 ):
