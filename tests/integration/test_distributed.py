@@ -149,7 +149,7 @@ def slow(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return [torch.load(folder / f"{file}.pt") for file in ("1-0", "2-0", "2-1")]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", SLOW)
 def test_the_slow_ones_are_those_of_one_rank_too(slow: list[dict[str, Any]], name: str):
     """Images from disk, batch norm at its averages."""

@@ -41,13 +41,12 @@ COMPOSED = {
         "python run.py task=voc_det model=ssdlite320_mobilenet dataset.voc12=false "
         "dataset.partial=true",
         "python run.py -m +experiment=fast_cifar10",
+        "python run.py -m task=cifar10 optim=sgdm train=fast lrd.p=0.5,1 scale=0.43",
+        "python run.py -m task=cifar10 optim=sgdm train=fast lrd.p=0.5,1 scale=0.43 "
+        "train.checkpoint_every=1000 run.dir=results",
     ],
     "nothing: two steps of it are two steps of the same with scale=0.1, which run": [
         "python run.py -m +experiment=table1_mnist",
-    ],
-    "nothing: without train.checkpoint_every it is one of docs/reproducing.md, which runs": [
-        "python run.py -m task=cifar10 optim=sgdm train=fast lrd.p=0.5,1 scale=0.43 "
-        "train.checkpoint_every=1000 run.dir=results",
     ],
     "several GPUs, and full data": [
         "torchrun --nproc_per_node=4 run.py task=cifar10 model=resnet34",

@@ -27,7 +27,7 @@ def test_a_killed_run_is_bitwise_identical_to_an_undisturbed_one():
     assert "resumes 4, differing bytes 0" in out
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_killed_runs_of_every_optimizer_are_bitwise_identical_to_undisturbed_runs():
     """Every optimizer with and without LRD, killed at every kind of point."""
     out = endurance("--kills", "12", "--every-optimizer")
@@ -37,7 +37,7 @@ def test_killed_runs_of_every_optimizer_are_bitwise_identical_to_undisturbed_run
     assert "differing bytes 0" in out and out.count(" 0 differing bytes") == 12
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_killed_runs_on_real_mnist(real_data: Path):
     mnist = ["task=mnist", "train.epochs=2", "train.max_steps=40", "dataset.holdout=500"]
     out = endurance("--kills", "4", "--seed", "1", *mnist, f"data.root={real_data}")

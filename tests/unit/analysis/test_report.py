@@ -545,13 +545,13 @@ def complete(tmp_path_factory: pytest.TempPathFactory) -> Page:
     return Page((root / "report.html").read_text())
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_200_runs_of_200_epochs_take_less_than_5_mb(complete: Page):
     assert len(complete.part("runs").rows()) == 1 + 200
     assert 1e6 < len(complete.source.encode()) < 5e6
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_every_table_figure_and_claim_is_there_once(complete: Page):
     catalog = studies.read_study(CONFIGS / "study" / "lrd_paper.yaml")
     heads = [html.unescape(title) for title in re.findall("<h3>(.*?)</h3>", complete.source)]
@@ -566,7 +566,7 @@ def test_every_table_figure_and_claim_is_there_once(complete: Page):
     assert {target[1:] for target in targets if target.startswith("#")} <= set(ids)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_papers_numbers_stand_beside_ours_in_table_1(complete: Page):
     """Against the paper's text."""
     rows = [row for row in complete.part("table1").rows() if row[0] == "published"]

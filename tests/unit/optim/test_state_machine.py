@@ -545,7 +545,7 @@ def test_every_action_between_two_steps_is_honored(base: str, implementation: st
     run(base, implementation, examples=4, steps=25)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.filterwarnings(*IGNORED)
 @pytest.mark.parametrize(("base", "implementation"), CASES)
 def test_longer_histories_are_honored(base: str, implementation: str):
