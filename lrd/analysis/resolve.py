@@ -123,10 +123,14 @@ def sweep_values(name: str, text: str) -> list[str]:
     return list(override.sweep_string_iterator()) if override.is_sweep_override() else [text]
 
 
+def config_option() -> list[str]:
+    """Return the option of a command that has the directory of options that is in use."""
+    return [f"--config-dir={folder}" for folder in config_dirs()[:-1]]
+
+
 def run_line(words: Sequence[str]) -> str:
-    """Return the command that runs a sweep, with the directory of options that is in use."""
-    own = [f"--config-dir={folder}" for folder in config_dirs()[:-1]]
-    return shlex.join(["python", "run.py", *own, "-m", *words])
+    """Return the command that runs a sweep."""
+    return shlex.join(["python", "run.py", *config_option(), "-m", *words])
 
 
 def expand_sweep(experiment: str, overrides: Sequence[str] = ()) -> list[tuple[str, ...]]:

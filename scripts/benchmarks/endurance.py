@@ -357,3 +357,14 @@ def disturb_slurm_sweep() -> int:
     differing = _compare_with_local()
     print(f"{len(_RATES) - 1} runs, differing bytes {differing}")
     return 1 if differing else 0
+
+
+def disturb_local_slurm() -> int:
+    """Start a SLURM in a temporary directory, disturb a sweep there, and stop it."""
+    with tempfile.TemporaryDirectory() as folder, local_slurm(Path(folder) / "slurm") as conf:
+        os.chdir(folder)
+        os.environ["SLURM_CONF"] = conf
+        try:
+            return disturb_slurm_sweep()
+        finally:
+            os.chdir(ROOT)

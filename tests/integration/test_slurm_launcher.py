@@ -260,7 +260,7 @@ def test_a_disturbed_sweep_on_a_real_slurm(
     slurm: str,
     capfd: pytest.CaptureFixture[str],
 ):
-    """What scripts/slurm_endurance.py does."""
+    """What scripts/endurance.py --slurm does."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SLURM_CONF", slurm)
     status = disturb_slurm_sweep()

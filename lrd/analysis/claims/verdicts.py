@@ -235,10 +235,14 @@ def judge_claims(study: Study, frames: RunFrames, overrides: Sequence[str] = ())
         if rule.measure.name == "cost":
             return judge_cost(rule)
         measured = [measure_pair(rule.measure, pair, results) for pair in rule.pairs]
-        result = judge_rule(rule, measured, judge_printed(rule, printed))
-        return replace(result, replicated=tuple(judge_replications(rule, studies)))
+        return judge_rule(rule, measured, judge_printed(rule, printed))
 
-    return [Verdict(claim, tuple(map(judge, claim.rules))) for claim in study.claims]
+    verdicts = []
+    for claim in study.claims:
+        first, *others = map(judge, claim.rules)
+        replicated = tuple(judge_replications(first.rule, studies))  # once, of several rules
+        verdicts.append(Verdict(claim, (replace(first, replicated=replicated), *others)))
+    return verdicts
 
 
 def judge_rule(rule: Rule, measured: Sequence[Measured], printed: str | None = None) -> RuleResult:

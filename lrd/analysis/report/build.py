@@ -18,6 +18,7 @@ from lrd.analysis.report.run_list import LIST_COLUMNS, NUMBER_COLUMNS, list_run_
 from lrd.analysis.report.sections import Section, build_section, summarize_runs
 from lrd.analysis.report.tables import build_grid
 from lrd.analysis.report.variants import RunVariant, find_variants
+from lrd.analysis.resolve import config_option
 from lrd.analysis.studies import FigureSpec, TableSpec
 from lrd.analysis.studies.find import find_study, tables_of
 from lrd.analysis.tables import table_parts
@@ -139,7 +140,7 @@ def _overviews(chapters: Sequence[Chapter]) -> list[Overview]:
 
 def _page_command(names: Sequence[str], frames: RunFrames, overrides: Sequence[str]) -> str:
     where = [] if frames.root == "runs" else ["--runs", frames.root]
-    return shlex.join(["python", "scripts/report.py", *names, *where, *overrides])
+    return shlex.join(["python", "scripts/report.py", *config_option(), *names, *where, *overrides])
 
 
 def _build_chapter(

@@ -14,6 +14,7 @@ from lrd.analysis.matching import (
     title_with_overrides,
     with_run_dir,
 )
+from lrd.analysis.resolve import config_option
 from lrd.analysis.studies import CellSpec, FigureSpec, TableSpec
 from lrd.runs.store import Run
 
@@ -157,7 +158,8 @@ def build_section(
     given, where = with_run_dir(root, overrides), [] if root == "runs" else ["--runs", root]
 
     def command(script: str, what: str) -> str:
-        return shlex.join(["python", f"scripts/{script}.py", what, *overrides, *where])
+        own = config_option()
+        return shlex.join(["python", f"scripts/{script}.py", *own, what, *overrides, *where])
 
     return Section(
         spec.name,

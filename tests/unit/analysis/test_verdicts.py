@@ -295,7 +295,7 @@ def test_what_others_published_stands_beside_a_verdict():
         assert second.startswith("no effect of a size that counts (+0.07 of ")
     assert not judge_replications(find_study("C6")[0].claims[0].rules[0], all_studies())
     (verdict,) = judge_claims(find_study("C1")[0], RunFrames("nowhere"))
-    assert verdict.explanation.count("replication: ") == 4
+    assert verdict.explanation.count("replication: ") == 2
 
 
 def test_power_is_that_of_the_plan(tmp_path: Path):
