@@ -18,9 +18,13 @@ import os, sys, time
 from pathlib import Path
 from lrd.runs.lock import run_lock
 with run_lock(Path({folder!r})):
+    said, says = os.pipe()
     worker = os.fork() if {forks} else 0
     if {forks} and worker == 0:
+        os.write(says, b"lives")
         time.sleep(600)
+    if {forks}:
+        os.read(said, 5)  # a kill before the worker's first step would find its copies open
     print("held", worker, flush=True)
     sys.stdin.readline()
     os.kill(os.getpid(), 9)
