@@ -41,7 +41,7 @@ class CellSpec:
 
     experiment: str
     overrides: tuple[str, ...]
-    paper: float | None = field(default=None, compare=False)
+    published: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

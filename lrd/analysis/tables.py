@@ -46,7 +46,9 @@ LINES: dict[str, Callable[[CellResults], str]] = {
     "ours": lambda found: "" if found.mean is None else f"{found.mean:.2f}",
     "95 % ±": lambda found: "" if found.half_width is None else f"{found.half_width:.2f}",
     "n": lambda found: _describe_n(found),
-    "published": lambda found: "" if found.cell.paper is None else f"{found.cell.paper:.2f}",
+    "published": lambda found: (
+        "" if found.cell.published is None else f"{found.cell.published:.2f}"
+    ),
 }
 
 
@@ -126,7 +128,8 @@ def chosen_table(table: TableSpec, results: Mapping[CellSpec, CellResults]) -> T
 
 
 def cells_frame(parts: Sequence[TablePart]) -> pd.DataFrame:
-    """Return a row a cell: labels, experiment, overrides, mean, half_width_95, n, failed, paper."""
+    """Return a row a cell: labels, experiment, overrides, mean, half_width_95, n, failed, and
+    published."""
     rows = []
     for table, results, overrides in parts:
         for labels, groups in table.rows:
@@ -138,7 +141,7 @@ def cells_frame(parts: Sequence[TablePart]) -> pd.DataFrame:
                     "half_width_95": found.half_width,
                     "n": found.n,
                     "failed": len(found.failed),
-                    "paper": found.cell.paper,
+                    "published": found.cell.published,
                 }
                 rows.append(dict(zip(table.heads, labels, strict=True)) | row)
     heads = list(dict.fromkeys(head for table, *_ in parts for head in table.heads))
@@ -222,7 +225,7 @@ def _describe_n(found: CellResults) -> str:
 
 def shown_lines(table: TableSpec) -> list[str]:
     """Return the names of LINES that a table has; the published one only where a value is."""
-    printed = any(cell.paper is not None for cell in table.cells())
+    printed = any(cell.published is not None for cell in table.cells())
     return [name for name in LINES if printed or name != "published"]
 
 
@@ -257,9 +260,9 @@ def _inline_cells(part: TablePart, title: str) -> TextTable:
         return Bold(text) if cell in better else text
 
     def publish(cell: CellSpec) -> str:
-        return DASH if cell.paper is None else f"{cell.paper:.2f}"
+        return DASH if cell.published is None else f"{cell.published:.2f}"
 
-    printed = any(cell.paper is not None for cell in table.cells())
+    printed = any(cell.published is not None for cell in table.cells())
     rows: list[list[Cell]] = []
     for labels, groups in table.rows:
         ours = [tuple(map(show, group)) for group in groups]
@@ -293,7 +296,7 @@ def _contrasts_text(part: TablePart) -> TextTable:
     for pair in table.pairs():
         found = compare(results[pair.base], results[pair.other])
         mean, half, n = _effect_texts(found)
-        published = format_number(found.paper, "+.2f")
+        published = format_number(found.published, "+.2f")
         rows.append([pair.label, mean, half, n, published])
         text = mean if half == DASH else f"{mean} ± {half}"
         inline.append([pair.label, text if found.better is None else Bold(text), n, published])

@@ -37,7 +37,7 @@ class Contrast:
     """A difference with p values corrected over the table."""
 
     estimate: Estimate
-    paper: float | None
+    published: float | None
     p_values: Sequence[float | None]  # t, Holm; with enough pairs also sign flip, Holm
 
 
@@ -52,7 +52,7 @@ class Contrasts:
 
 
 def build_grid(table: TableSpec, results: Mapping[CellSpec, CellResults]) -> Grid:
-    """Return a table with the numbers of its runs above those that the paper prints."""
+    """Return a table with the numbers of its runs above the published ones."""
     names = shown_lines(table)
     across = not table.arms and len(names) * len(table.columns) <= MAX_ACROSS
     rows = []
@@ -79,7 +79,7 @@ def build_contrasts(table: TableSpec, results: Mapping[CellSpec, CellResults]) -
         tests = [numbers.p_t, numbers.p_t_holm]
         if flips:
             tests += [numbers.p_permutation, numbers.p_permutation_holm]
-        rows.append(Contrast(estimate, found.paper, tests))
+        rows.append(Contrast(estimate, found.published, tests))
     estimates = [row.estimate for row in rows]
     ends = [end for e in estimates if (e.n or 0) > 2 for end in (e.low, e.high)]
     pooled = pooled_estimate([found for _, found in named]) if len(table.contrasts) == 1 else None

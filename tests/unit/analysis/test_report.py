@@ -132,17 +132,17 @@ def test_a_tables_numbers_are_the_runs_and_stand_beside_the_papers(
     write_study(folder, tables={"quickstart": table(["adam"], [91.5, 92.25])})
     made = grid(tmp_path, "quickstart", ["adam"], 3, 2)
     found = write().part("quickstart")
-    ours, half, n, paper = found.rows()[2:]
+    ours, half, n, published = found.rows()[2:]
     finals = [[run.final for run in made["adam", p]] for p in ("1", "0.5")]
     assert ours[2:] == ["ours", *(f"{statistics.fmean(v):.2f}" for v in finals)]
     assert half[1:] == [f"{T2 * statistics.stdev(v) / math.sqrt(3):.2f}" for v in finals]
-    assert n[1:] == ["3", "3"] and paper[1:] == ["91.50", "92.25"]
+    assert n[1:] == ["3", "3"] and published[1:] == ["91.50", "92.25"]
     heads, difference = found.rows(1)
     gaps = [b - a for a, b in zip(*finals, strict=True)]
     mean, width = statistics.fmean(gaps), T2 * statistics.stdev(gaps) / math.sqrt(3)
     assert difference[:2] == ["digits, FCNet, adam", "3"]
     assert difference[2:4] == [f"{mean:+.2f}", f"{mean - width:+.2f} to {mean + width:+.2f}"]
-    assert difference[heads.index("paper")] == "+0.75"
+    assert difference[heads.index("published")] == "+0.75"
     assert "p (sign flip)" not in heads  # three pairs cannot attain less than 0.25
 
 
