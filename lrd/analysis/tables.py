@@ -28,7 +28,14 @@ from lrd.analysis.render import (
     format_number,
 )
 from lrd.analysis.resolve import setting_name
-from lrd.analysis.studies import CellSpec, ContrastSpec, RowSpec, TableSpec, TargetSpec
+from lrd.analysis.studies import (
+    CellPair,
+    CellSpec,
+    ContrastSpec,
+    RowSpec,
+    TableSpec,
+    TargetSpec,
+)
 
 NOTE = "final epoch, mean over seeds, half of the 95 % t interval, n seeds"
 INLINE = "final epoch, mean over seeds ± half of the 95 % t interval"
@@ -128,25 +135,56 @@ def chosen_table(table: TableSpec, results: Mapping[CellSpec, CellResults]) -> T
 
 
 def cells_frame(parts: Sequence[TablePart]) -> pd.DataFrame:
-    """Return a row a cell: labels, experiment, overrides, mean, half_width_95, n, failed, and
-    published."""
+    """Return a row a cell: labels, experiment, overrides, mean, half_width_95, n, failed and
+    published.
+
+    A cell that a contrast compares with another has its difference from that one too: difference,
+    difference_low and difference_high (95 % t interval), difference_n (pairs), difference_published
+    and difference_from (the other's overrides). Those of a second comparison end in ``_2``.
+    """
     rows = []
-    for table, results, overrides in parts:
-        for labels, groups in table.rows:
-            for found in (results[cell] for group in groups for cell in group):
+    for part in parts:
+        compared: dict[CellSpec, list[dict[str, Any]]] = {}
+        for pair in part.table.pairs():
+            compared.setdefault(pair.other, []).append(_difference_values(part, pair))
+        for labels, groups in part.table.rows:
+            for cell in (cell for group in groups for cell in group):
+                found = part.results[cell]
                 row = {
-                    "experiment": found.cell.experiment,
-                    "overrides": " ".join([*found.cell.overrides, *overrides]),
+                    "experiment": cell.experiment,
+                    "overrides": _overrides_text(cell, part),
                     "mean": found.mean,
                     "half_width_95": found.half_width,
                     "n": found.n,
                     "failed": len(found.failed),
-                    "published": found.cell.published,
+                    "published": cell.published,
                 }
-                rows.append(dict(zip(table.heads, labels, strict=True)) | row)
+                for number, values in enumerate(compared.get(cell, ()), 1):
+                    end = f"_{number}" if number > 1 else ""
+                    row |= {f"{name}{end}": value for name, value in values.items()}
+                rows.append(dict(zip(part.table.heads, labels, strict=True)) | row)
     heads = list(dict.fromkeys(head for table, *_ in parts for head in table.heads))
     frame = pd.DataFrame(rows)
+    counts = [name for name in frame if str(name).startswith("difference_n")]
+    frame = frame.astype(dict.fromkeys(counts, "Int64"))
     return frame.loc[:, heads + [name for name in frame if name not in heads]]
+
+
+def _difference_values(part: TablePart, pair: CellPair) -> dict[str, Any]:
+    found = compare(part.results[pair.base], part.results[pair.other])
+    low, high = found.effect.interval or (None, None)
+    return {
+        "difference": found.effect.mean,
+        "difference_low": low,
+        "difference_high": high,
+        "difference_n": found.n,
+        "difference_published": found.published,
+        "difference_from": _overrides_text(pair.base, part),
+    }
+
+
+def _overrides_text(cell: CellSpec, part: TablePart) -> str:
+    return " ".join([*cell.overrides, *part.overrides])
 
 
 def table_report(parts: Sequence[TablePart]) -> Report:
@@ -155,7 +193,7 @@ def table_report(parts: Sequence[TablePart]) -> Report:
     for part in parts:
         blocks.append(_cells_text(part))
         if part.table.contrasts:
-            blocks += [_contrasts_text(part), *_over_tasks_texts(part)]
+            blocks += [_contrasts_text(part), *over_tasks_blocks(part)]
     return Report(blocks, cells_frame(parts))
 
 
@@ -313,7 +351,7 @@ def _contrasts_text(part: TablePart) -> TextTable:
     return TextTable(title, PAIRED, head, 1, rows, len(rows), inline=compact)
 
 
-def _over_tasks_texts(part: TablePart) -> Iterator[TextTable]:
+def over_tasks_blocks(part: TablePart) -> Iterator[TextTable]:
     """Yield what contrasts show over tasks, and the steps to the targets that rows have."""
     frame, rows, forms = over_tasks(part), [], (".2f", ".2f", "+.2f", ".2f")
     for contrast, row in frame.to_dict("index").items():

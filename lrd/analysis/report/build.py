@@ -185,7 +185,7 @@ def _sections(
             for number, part in enumerate(table_parts(spec, frames, overrides)):
                 anchor = f"{key}-{number}" if number else key
                 section = build_section(part.table, anchor, part.results, part.overrides)
-                content = build_grid(part.table, part.results) if section.n_filled else None
+                content = build_grid(part) if section.n_filled else None
                 yield replace(section, content=content)
         else:
             results = collect_figure(spec, frames, overrides)

@@ -30,6 +30,7 @@ from lrd.runs.store import RunIndex
 from scripts import report
 from tests.helpers.finished_runs import configured, curve, finish, grid
 from tests.helpers.small_study import FIGURE, learning_curves, small_study, table, write_study
+from tests.unit.analysis.test_tables import two_tasks
 
 OPTIMIZERS = ("sgdm", "rmsprop", "adam", "amsgrad", "radam")
 T2 = 4.302652729911275  # quantile 0.975 of Student's t with 2 degrees of freedom
@@ -356,6 +357,17 @@ def test_runs_of_other_settings_have_a_chapter_and_empty_studies_a_line(
     assert "own settings: other, small." in line and 'id="mnist"' not in found.source
     alone = write("train.epochs=3")
     assert "4 of 10 configurations" in alone.part("quickstart").text
+
+
+def test_what_contrasts_say_over_tasks_stands_below_the_table(tmp_path: Path, write: Written):
+    """By hand, as in test_tables and test_aggregates."""
+    found = write(str(two_tasks(tmp_path))).part("two")
+    over, steps = (found.rows(place)[1] for place in (2, 3))
+    assert over[:4] == ["sgdm - adam", "2", "2", "4 / 4 (1 failed)"]
+    assert [text.split(" (")[0] for text in over[4:]] == ["100.00", "125.00", "+25.00", "0.75"]
+    assert steps == ["digits", "test_accuracy >= 45", "21 (2 of 2)", "17.5 (2 of 2)"]
+    grid(tmp_path, "quickstart", ["adam"], 2, 2)
+    assert "Over tasks" not in write("quickstart").text  # of one data set
 
 
 def test_the_values_sent_along_are_the_means_of_the_metrics(tmp_path: Path, write: Written, digits):

@@ -219,6 +219,20 @@ def test_differences_are_paired_by_seed(tmp_path: Path, capsys):
         "  python run.py -m +experiment=lr_control optim=adam +arm=lrd_rescaled "
         f"run.dir={tmp_path}\n"
     )
+    out, _ = show(capsys, "lr_control", "optim=adam", "--format", "csv", "--runs", str(tmp_path))
+    base, half_rate, lrd, rescaled = csv.DictReader(io.StringIO(out))
+    width = 4.302652729911275 / math.sqrt(3)  # of differences whose standard deviation is 1
+    for row, end, mean, sd, other in (
+        (half_rate, "", 1, 1, base),
+        (lrd, "", 2, 1, base),
+        (lrd, "_2", 1, 2, half_rate),
+    ):
+        numbers = [float(row[f"difference{name}{end}"]) for name in ("", "_low", "_high")]
+        assert numbers == pytest.approx([mean, mean - sd * width, mean + sd * width])
+        assert row[f"difference_n{end}"] == "3"
+        assert row[f"difference_from{end}"] == other["overrides"]
+    assert (rescaled["difference"], rescaled["difference_n"]) == ("", "0")
+    assert not any(value for name, value in base.items() if name.startswith("difference"))
 
 
 def test_scale_is_said_in_every_format(tmp_path: Path, capsys):
