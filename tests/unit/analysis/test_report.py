@@ -247,7 +247,7 @@ def test_verdicts_come_first_with_words_symbols_and_every_comparison(
     adam = rows["quickstart optim=adam: lrd.p=1 to lrd.p=0.5"]
     assert adam[1:3] == ["3", f"{statistics.fmean(gaps):+.2f}"] and adam[-1] == "supported"
     assert rows["mean"][-1] == "supported"
-    assert "Of 1 claim, 1 supported at the full number of epochs." in found.text
+    assert "At the full number of epochs, the claim is supported." in found.text
 
 
 def test_what_lacks_seeds_says_how_to_make_them(tmp_path: Path, write: Written):
@@ -264,7 +264,7 @@ def test_shortened_runs_have_a_section_of_their_own(tmp_path: Path, write: Writt
     )
     found = write()
     full, short = found.part("quickstart"), found.part("quickstart-at-0.1")
-    assert "At 10 % of the paper's epochs" in found.text and "scale=0.1" in short.text
+    assert "At 10 % of the study's epochs" in found.text and "scale=0.1" in short.text
     assert "10 % of the epochs" in short.text
     assert "77.00" in full.text and "77.00" not in short.text
     assert (
