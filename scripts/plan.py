@@ -6,7 +6,7 @@
 NAME is a study (a file in study/), one of its tables, figures or claims, or an experiment. Times
 are for one run at a time, from the epochs that runs have logged: the median of the configuration's
 own, else (~) of runs of the same data, task, model and optimizer. A run that failed is not counted.
---format markdown, latex or csv (one line a configuration).
+--format markdown, latex or csv (one line a configuration, with the seeds of each claim).
 """
 
 import sys

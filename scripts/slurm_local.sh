@@ -7,13 +7,13 @@
 #   scripts/slurm_local.sh stop                cancel what is queued and end exactly these three
 #
 # Everything lies in ${SLURM_LOCAL:-${XDG_STATE_HOME:-~/.local/state}/lrd-slurm}, sockets and key too: a
-# SLURM or munge of the system is not touched. SLURM_LOCAL_CPUS (default: the machine's) and
-# SLURM_LOCAL_PORT (default: 16817, and the next) may be given. Jobs of the partition `urgent` preempt
-# those of `main`, the default one. No accounting: sacct only says so.
+# SLURM or munge of the system is not touched, and ports are free ones. SLURM_LOCAL_CPUS may be given
+# (default: the machine's). Jobs of the partition `urgent` preempt those of `main`, the default one. No
+# accounting: sacct only says so.
 set -euo pipefail
 
 folder=$(realpath -m "${SLURM_LOCAL:-${XDG_STATE_HOME:-$HOME/.local/state}/lrd-slurm}")
-cpus=${SLURM_LOCAL_CPUS:-$(getconf _NPROCESSORS_ONLN)} port=${SLURM_LOCAL_PORT:-16817}
+cpus=${SLURM_LOCAL_CPUS:-$(getconf _NPROCESSORS_ONLN)}
 export SLURM_CONF=$folder/slurm.conf
 PATH=$PATH:/usr/sbin
 
@@ -27,8 +27,12 @@ running() {
   [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = "$1" ] && echo "$pid" || true
 }
 
+# Whether something listens on a port of this machine.
+taken() { (: <"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
+
 configure() {
-  local host user memory
+  local host user memory port=16817
+  while taken "$port" || taken $((port + 1)); do port=$((port + 2)); done
   host=$(hostname -s) user=$(id -un) memory=$(awk '/MemTotal/ {print int($2 / 1024 * 0.9)}' /proc/meminfo)
   mkdir -p "$folder"/{state,spool,log}
   chmod 755 "$folder"
@@ -82,6 +86,7 @@ start() {
     say "runs already in $folder"
   else
     [ ${#folder} -le 90 ] || fail "a socket's path is short: set SLURM_LOCAL to a shorter one than $folder"
+    stop  # what is left of one that is half down has other ports
     configure
     host=$(hostname -s)
     begin munged --force --socket="$folder/munge.socket" --key-file="$folder/munge.key" \

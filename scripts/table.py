@@ -8,7 +8,7 @@
 
 NAME is a study (a file in study/), one of its tables or figures, or an experiment, whose table has
 what it sweeps as rows and columns. Trains nothing. Formats: text, markdown, latex, csv (one line a
-cell).
+cell, with its differences from those that it is compared with).
 """
 
 import sys

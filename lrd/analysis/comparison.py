@@ -186,9 +186,9 @@ class Comparison:
         return float(np.corrcoef(base, other)[0, 1])
 
     @property
-    def paper(self) -> float | None:
-        """The same difference as the paper prints it; None where it prints none."""
-        base, other = self.base.cell.paper, self.other.cell.paper
+    def published(self) -> float | None:
+        """The published difference; None where none is."""
+        base, other = self.base.cell.published, self.other.cell.published
         return None if base is None or other is None else round(other - base, 6)
 
     @property
@@ -197,8 +197,8 @@ class Comparison:
         return tuple(sorted({*self.base.failed.index, *self.other.failed.index}))
 
     def plan(self, gap: float | None = None) -> SampleSize | None:
-        """Return how many seeds would show ``gap``, the paper's if none is given."""
-        gap = self.paper if gap is None else gap
+        """Return how many seeds would show ``gap``, the published one if none is given."""
+        gap = self.published if gap is None else gap
         return None if gap is None else self.effect.plan(gap)
 
     def time_to_target(self, even: bool = False) -> TimeToTarget:
@@ -244,7 +244,7 @@ def score_table(table: Mapping[str, Comparison]) -> pd.DataFrame:
     """Return a row a comparison: the final scores, their difference, and its tests.
 
     Columns: those of ``level_table``, then base, other (means), p_permutation, smallest_p,
-    p_permutation_holm, paper.
+    p_permutation_holm, published.
     """
     effects = [found.effect for found in table.values()]
     means = [found.means or (None, None) for found in table.values()]
@@ -257,7 +257,7 @@ def score_table(table: Mapping[str, Comparison]) -> pd.DataFrame:
         p_permutation=p_values,
         smallest_p=[effect.smallest_p for effect in effects],
         p_permutation_holm=holm(p_values),
-        paper=[found.paper for found in table.values()],
+        published=[found.published for found in table.values()],
     )
 
 
@@ -356,7 +356,7 @@ def pair_arms(
     for chosen in product(*sweep.values()):
         at = tuple(f"{name}={value}" for name, value in zip(sweep, chosen, strict=True))
         words = [(*at, *kept, *shlex.split(arm)) for arm in arms]
-        cells = [CellSpec(experiment, w, paper_value(experiment, w)) for w in words]
+        cells = [CellSpec(experiment, w, published_value(experiment, w)) for w in words]
         found = collect_results(cells, frames)
         base, other = (found[cell] for cell in cells)
         require_distinct("the arms", (base, other), arms)
@@ -385,11 +385,11 @@ def missing_commands(pairs: Sequence[ArmPair], overrides: Sequence[str] = ()) ->
     return commands
 
 
-def paper_value(experiment: str, overrides: Sequence[str]) -> float | None:
+def published_value(experiment: str, overrides: Sequence[str]) -> float | None:
     """Return what a table of the studies has for a configuration, if it has one."""
     tables = (table for study in all_studies() for table in study.tables.values())
     for table in tables:
         for cell in table.cells():
             if cell.experiment == experiment and set(cell.overrides) <= set(overrides):
-                return cell.paper
+                return cell.published
     return None

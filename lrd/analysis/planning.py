@@ -6,7 +6,7 @@ are not counted.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,10 +14,11 @@ from typing import Any
 import pandas as pd
 
 from lrd.analysis.claims.printed import planned_power, printed_values
+from lrd.analysis.claims.specs import Claim, Rule
 from lrd.analysis.frames import RunFrames
 from lrd.analysis.render import DASH, Report, ReportBlock, TextTable
 from lrd.analysis.resolve import Resolved, expand_sweep, resolve, run_line, setting_name
-from lrd.analysis.studies import all_studies
+from lrd.analysis.studies import Study, all_studies
 
 STATES = ("finished", "running", "partial", "failed", "not begun")
 # What the time of an epoch depends on, besides the machine.
@@ -162,8 +163,12 @@ def plan_frame(experiment: str, plan: Sequence[PlannedCell]) -> pd.DataFrame:
     """Return a row a configuration: its runs by state, epochs left and seconds.
 
     ``own_time``: whether its own runs say how long an epoch takes, and not those of its kind.
+    ``seeds_C1``: how many seeds claim C1 needs, for every claim that reads the experiment.
     """
     rows = []
+    seeds: dict[str, int] = {}
+    for claim, rule in _rules_reading(experiment, all_studies()):
+        seeds[claim.name] = max(seeds.get(claim.name, 0), rule.n)
     for cell in plan:
         words = [o for o in cell.overrides if setting_name(o) != "experiment"]
         row: dict[str, Any] = {"experiment": experiment, "overrides": " ".join(words)}
@@ -172,6 +177,7 @@ def plan_frame(experiment: str, plan: Sequence[PlannedCell]) -> pd.DataFrame:
         row |= {"epochs_to_go": cell.epochs_left}
         row |= {"seconds_per_epoch": cell.time and cell.time.seconds}
         row |= {"own_time": cell.time and cell.time.own, "seconds_to_go": cell.seconds_left}
+        row |= {f"seeds_{name}": n for name, n in seeds.items()}
         rows.append(row)
     return pd.DataFrame(rows, dtype=object)
 
@@ -206,15 +212,12 @@ def _claim_blocks(experiment: str, plan: Sequence[PlannedCell]) -> list[ReportBl
     printed = printed_values(studies)
     asked = set.intersection(*(set(cell.seeds) for cell in plan))
     rows, most = [], 0
-    for claim in (claim for study in studies for claim in study.claims):
-        for rule in claim.rules:
-            if experiment not in {cell.experiment for pair in rule.pairs for cell in pair.cells}:
-                continue
-            chance = f"{planned_power(rule, printed):.2f}"
-            effect = "the published numbers" if rule.expect is None else f"{rule.expect:+g}"
-            rows.append([claim.name, str(rule), str(rule.n), chance, f"{effect}, sd {rule.sd:g}"])
-            if not set(range(rule.n)) <= asked:
-                most = max(most, rule.n)
+    for claim, rule in _rules_reading(experiment, studies):
+        chance = f"{planned_power(rule, printed):.2f}"
+        effect = "the published numbers" if rule.expect is None else f"{rule.expect:+g}"
+        rows.append([claim.name, str(rule), str(rule.n), chance, f"{effect}, sd {rule.sd:g}"])
+        if not set(range(rule.n)) <= asked:
+            most = max(most, rule.n)
     if not rows:
         return []
     title = (
@@ -228,6 +231,14 @@ def _claim_blocks(experiment: str, plan: Sequence[PlannedCell]) -> list[ReportBl
         said = f"{len(asked)} seeds are asked for here; all that the claims need:"
         blocks.append(f"{said}\n{command}")
     return blocks
+
+
+def _rules_reading(experiment: str, studies: Sequence[Study]) -> Iterator[tuple[Claim, Rule]]:
+    """Yield the rules of claims that compare configurations of an experiment."""
+    for claim in (claim for study in studies for claim in study.claims):
+        for rule in claim.rules:
+            if experiment in {cell.experiment for pair in rule.pairs for cell in pair.cells}:
+                yield claim, rule
 
 
 def _label(cell: PlannedCell, plan: Sequence[PlannedCell]) -> str:

@@ -43,7 +43,7 @@ class CellSpec:
 
     experiment: str
     overrides: tuple[str, ...]
-    paper: float | None = field(default=None, compare=False)
+    published: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,14 @@ from lrd.analysis.render import (
     format_number,
 )
 from lrd.analysis.resolve import setting_name
-from lrd.analysis.studies import CellSpec, ContrastSpec, RowSpec, TableSpec, TargetSpec
+from lrd.analysis.studies import (
+    CellPair,
+    CellSpec,
+    ContrastSpec,
+    RowSpec,
+    TableSpec,
+    TargetSpec,
+)
 
 NOTE = "final epoch, mean over seeds, half of the 95 % t interval, n seeds"
 INLINE = "final epoch, mean over seeds ± half of the 95 % t interval"
@@ -46,7 +53,9 @@ LINES: dict[str, Callable[[CellResults], str]] = {
     "ours": lambda found: "" if found.mean is None else f"{found.mean:.2f}",
     "95 % ±": lambda found: "" if found.half_width is None else f"{found.half_width:.2f}",
     "n": lambda found: _describe_n(found),
-    "published": lambda found: "" if found.cell.paper is None else f"{found.cell.paper:.2f}",
+    "published": lambda found: (
+        "" if found.cell.published is None else f"{found.cell.published:.2f}"
+    ),
 }
 
 
@@ -126,24 +135,56 @@ def chosen_table(table: TableSpec, results: Mapping[CellSpec, CellResults]) -> T
 
 
 def cells_frame(parts: Sequence[TablePart]) -> pd.DataFrame:
-    """Return a row a cell: labels, experiment, overrides, mean, half_width_95, n, failed, paper."""
+    """Return a row a cell: labels, experiment, overrides, mean, half_width_95, n, failed and
+    published.
+
+    A cell that a contrast compares with another has its difference from that one too: difference,
+    difference_low and difference_high (95 % t interval), difference_n (pairs), difference_published
+    and difference_from (the other's overrides). Those of a second comparison end in ``_2``.
+    """
     rows = []
-    for table, results, overrides in parts:
-        for labels, groups in table.rows:
-            for found in (results[cell] for group in groups for cell in group):
+    for part in parts:
+        compared: dict[CellSpec, list[dict[str, Any]]] = {}
+        for pair in part.table.pairs():
+            compared.setdefault(pair.other, []).append(_difference_values(part, pair))
+        for labels, groups in part.table.rows:
+            for cell in (cell for group in groups for cell in group):
+                found = part.results[cell]
                 row = {
-                    "experiment": found.cell.experiment,
-                    "overrides": " ".join([*found.cell.overrides, *overrides]),
+                    "experiment": cell.experiment,
+                    "overrides": _overrides_text(cell, part),
                     "mean": found.mean,
                     "half_width_95": found.half_width,
                     "n": found.n,
                     "failed": len(found.failed),
-                    "paper": found.cell.paper,
+                    "published": cell.published,
                 }
-                rows.append(dict(zip(table.heads, labels, strict=True)) | row)
+                for number, values in enumerate(compared.get(cell, ()), 1):
+                    end = f"_{number}" if number > 1 else ""
+                    row |= {f"{name}{end}": value for name, value in values.items()}
+                rows.append(dict(zip(part.table.heads, labels, strict=True)) | row)
     heads = list(dict.fromkeys(head for table, *_ in parts for head in table.heads))
     frame = pd.DataFrame(rows)
+    counts = [name for name in frame if str(name).startswith("difference_n")]
+    frame = frame.astype(dict.fromkeys(counts, "Int64"))
     return frame.loc[:, heads + [name for name in frame if name not in heads]]
+
+
+def _difference_values(part: TablePart, pair: CellPair) -> dict[str, Any]:
+    found = compare(part.results[pair.base], part.results[pair.other])
+    low, high = found.effect.interval or (None, None)
+    return {
+        "difference": found.effect.mean,
+        "difference_low": low,
+        "difference_high": high,
+        "difference_n": found.n,
+        "difference_published": found.published,
+        "difference_from": _overrides_text(pair.base, part),
+    }
+
+
+def _overrides_text(cell: CellSpec, part: TablePart) -> str:
+    return " ".join([*cell.overrides, *part.overrides])
 
 
 def table_report(parts: Sequence[TablePart]) -> Report:
@@ -152,7 +193,7 @@ def table_report(parts: Sequence[TablePart]) -> Report:
     for part in parts:
         blocks.append(_cells_text(part))
         if part.table.contrasts:
-            blocks += [_contrasts_text(part), *_over_tasks_texts(part)]
+            blocks += [_contrasts_text(part), *over_tasks_blocks(part)]
     return Report(blocks, cells_frame(parts))
 
 
@@ -222,7 +263,7 @@ def _describe_n(found: CellResults) -> str:
 
 def shown_lines(table: TableSpec) -> list[str]:
     """Return the names of LINES that a table has; the published one only where a value is."""
-    printed = any(cell.paper is not None for cell in table.cells())
+    printed = any(cell.published is not None for cell in table.cells())
     return [name for name in LINES if printed or name != "published"]
 
 
@@ -257,9 +298,9 @@ def _inline_cells(part: TablePart, title: str) -> TextTable:
         return Bold(text) if cell in better else text
 
     def publish(cell: CellSpec) -> str:
-        return DASH if cell.paper is None else f"{cell.paper:.2f}"
+        return DASH if cell.published is None else f"{cell.published:.2f}"
 
-    printed = any(cell.paper is not None for cell in table.cells())
+    printed = any(cell.published is not None for cell in table.cells())
     rows: list[list[Cell]] = []
     for labels, groups in table.rows:
         ours = [tuple(map(show, group)) for group in groups]
@@ -293,7 +334,7 @@ def _contrasts_text(part: TablePart) -> TextTable:
     for pair in table.pairs():
         found = compare(results[pair.base], results[pair.other])
         mean, half, n = _effect_texts(found)
-        published = format_number(found.paper, "+.2f")
+        published = format_number(found.published, "+.2f")
         rows.append([pair.label, mean, half, n, published])
         text = mean if half == DASH else f"{mean} ± {half}"
         inline.append([pair.label, text if found.better is None else Bold(text), n, published])
@@ -310,7 +351,7 @@ def _contrasts_text(part: TablePart) -> TextTable:
     return TextTable(title, PAIRED, head, 1, rows, len(rows), inline=compact)
 
 
-def _over_tasks_texts(part: TablePart) -> Iterator[TextTable]:
+def over_tasks_blocks(part: TablePart) -> Iterator[TextTable]:
     """Yield what contrasts show over tasks, and the steps to the targets that rows have."""
     frame, rows, forms = over_tasks(part), [], (".2f", ".2f", "+.2f", ".2f")
     for contrast, row in frame.to_dict("index").items():

@@ -129,7 +129,7 @@ def finish_with(root: Path, value: float, *overrides: str, seed: int = 0, **reco
 
 def results_of(
     curves: Mapping[int, Sequence[float | None]],
-    paper: float | None = None,
+    published: float | None = None,
     failed: Sequence[int] = (),
     score: Mapping[str, Any] | None = None,
     key: str = "",
@@ -151,4 +151,4 @@ def results_of(
         runs.append(Run(Path(f"none/data/mark/failed{seed}"), record))
     index = RunIndex("none")
     index.runs = tuple(runs)
-    return CellResults(CellSpec("table1_mnist", (), paper), {}, "mark", RunFrames(index))
+    return CellResults(CellSpec("table1_mnist", (), published), {}, "mark", RunFrames(index))

@@ -44,8 +44,18 @@ CLAIM = {
 def learning_curves(*optims: str) -> dict[str, Any]:
     """Return a figure of the loss, and of the accuracy with the paper's values."""
     arms = [
-        {"label": "base", "overrides": "lrd.p=1", "line": "--", "paper": {"test_accuracy": 90.5}},
-        {"label": "LRD", "overrides": "lrd.p=0.5", "marker": "s", "paper": {"test_accuracy": 91.0}},
+        {
+            "label": "base",
+            "overrides": "lrd.p=1",
+            "line": "--",
+            "published": {"test_accuracy": 90.5},
+        },
+        {
+            "label": "LRD",
+            "overrides": "lrd.p=0.5",
+            "marker": "s",
+            "published": {"test_accuracy": 91.0},
+        },
     ]
     return {
         "title": "Curves on the digits",
@@ -62,7 +72,7 @@ def learning_curves(*optims: str) -> dict[str, Any]:
     }
 
 
-def table(optims: Sequence[str], paper: Sequence[float]) -> dict[str, Any]:
+def table(optims: Sequence[str], published: Sequence[float]) -> dict[str, Any]:
     """Return a table of the digits with columns for optimizers, and the paper's numbers."""
     return {
         "title": "Ours",
@@ -70,7 +80,7 @@ def table(optims: Sequence[str], paper: Sequence[float]) -> dict[str, Any]:
         "experiment": "quickstart",
         "columns": {optim: f"optim={optim}" for optim in optims},
         "arms": {"without": "lrd.p=1", "with LRD": "lrd.p=0.5"},
-        "rows": [{"labels": ["digits", "FCNet"], "paper": list(paper)}],
+        "rows": [{"labels": ["digits", "FCNet"], "published": list(published)}],
     }
 
 

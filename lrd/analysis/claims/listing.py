@@ -1,11 +1,38 @@
-"""What verdicts.py prints: the claims with their parts."""
+"""What verdicts.py prints: the claims with their parts; and their verdicts, counted in words."""
 
 from collections.abc import Sequence
 
 import pandas as pd
 
+from lrd.analysis.claims.rules import Status
 from lrd.analysis.claims.verdicts import Verdict
 from lrd.analysis.render import Listing, Report, ReportBlock
+
+# What is said of one claim and of several, in the order in which they are named.
+SAID: dict[Status, tuple[str, str]] = {
+    "supported": ("{} is supported", "{} are supported"),
+    "opposite found": ("for {} the opposite is found",) * 2,
+    "no effect of a size that counts": (
+        "{} shows no effect of a size that counts",
+        "{} show no effect of a size that counts",
+    ),
+    "undecided": ("{} is undecided", "{} are undecided"),
+    "not enough runs": ("{} lacks runs", "{} lack runs"),
+}
+
+
+def count_verdicts(verdicts: Sequence[Verdict]) -> str:
+    """Return how many claims have which verdict: ``1 of 14 claims is supported, 13 lack runs``."""
+    total = len(verdicts)
+    statuses = [verdict.status for verdict in verdicts]
+    parts: list[str] = []
+    for status, (one, several) in SAID.items():
+        if n := statuses.count(status):
+            who = f"{n}" if parts else f"{n} of {total} claims"
+            if n == total:
+                who = "the claim" if total == 1 else f"all {total} claims"
+            parts.append((one if n == 1 else several).format(who))
+    return ", ".join(parts)
 
 
 def verdicts_report(verdicts: Sequence[Verdict], given: Sequence[str] = ()) -> Report:

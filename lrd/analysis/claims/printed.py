@@ -1,4 +1,4 @@
-"""What a paper prints, by the rules of the claims, and the seeds that showing it takes."""
+"""What was published, by the rules of the claims, and the seeds that showing it takes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -17,17 +17,17 @@ def printed_values(studies: Sequence[Study]) -> dict[Any, float]:
     found: dict[Any, float] = {}
     for table in (table for study in studies for table in study.tables.values()):
         for cell in table.cells():
-            if cell.paper is not None:
-                found["score", cell.experiment, frozenset(cell.overrides)] = cell.paper
+            if cell.published is not None:
+                found["score", cell.experiment, frozenset(cell.overrides)] = cell.published
     for figure in (figure for study in studies for figure in study.figures.values()):
         for curve in figure.curves():
-            for metric, value in curve.paper.items():
+            for metric, value in curve.published.items():
                 found[metric, curve.cell.experiment, frozenset(curve.cell.overrides)] = value
     return found
 
 
 def printed_effects(rule: Rule, printed: Mapping[Any, float]) -> list[float] | None:
-    """Return the differences of a rule's pairs as the paper prints them; None unless it has all."""
+    """Return the differences of a rule's pairs as published; None unless all are."""
     reduce = np.ptp if rule.measure.name == "range" else fmean
     if rule.measure.name not in ("final", "range"):
         return None
@@ -85,7 +85,7 @@ def planned_effects(rule: Rule, printed: Mapping[Any, float]) -> list[float]:
     """Return the effects for which a rule's n is planned.
 
     Raises:
-        ValueError: the paper prints none and the rule expects none.
+        ValueError: none is published and the rule expects none.
     """
     if rule.expect is not None:
         return [rule.expect] * max(1, len(rule.pairs))

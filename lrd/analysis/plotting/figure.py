@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lrd.analysis.matching import CellResults, title_with_overrides
-from lrd.analysis.plotting.panel import draw_panel, draw_paper_values, needs_inset, set_limits
+from lrd.analysis.plotting.panel import draw_panel, draw_published_values, needs_inset, set_limits
 from lrd.analysis.plotting.series import (
     CellCurves,
     Drawing,
@@ -88,7 +88,7 @@ def draw_curves(figure: FigureSpec, found: CellCurves, overrides: Sequence[str] 
         for group, row in zip(figure.groups, rows, strict=True):
             for panel, axis in zip(figure.panels, row, strict=True):
                 curves = draw_panel(axis, panel, group, found)
-                draw_paper_values(axis, panel, group, found, figure.across == "groups")
+                draw_published_values(axis, panel, group, found, figure.across == "groups")
                 curves = [curve for curve in curves if len(curve.x)]
                 digits = panel.digits if panel.unit == "%" else None
                 shown = PanelNumbers(panel.label, curves, group.label, panel.unit, digits)
@@ -174,7 +174,7 @@ def _legend_entries(figure: FigureSpec, group: GroupSpec, found: CellCurves) -> 
 
 def _note(figure: FigureSpec) -> str:
     text = "lines: mean of n seeds; bands and bars: 95 % interval of that mean"
-    if not any(curve.paper for curve in figure.curves()):
+    if not any(curve.published for curve in figure.curves()):
         return text
     inset = any(needs_inset(panel, group) for panel in figure.panels for group in figure.groups)
-    return f"{text}; {'triangles' if inset else 'dotted'}: the paper's final values"
+    return f"{text}; {'triangles' if inset else 'dotted'}: published final values"

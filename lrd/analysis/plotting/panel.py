@@ -1,4 +1,4 @@
-"""Draw one panel of a figure: curves with their bands, the paper's values, limits and ticks."""
+"""Draw one panel of a figure: curves with their bands, published values, limits and ticks."""
 
 import math
 from collections.abc import Sequence
@@ -22,8 +22,8 @@ def draw_panel(
         metrics = found[curve.cell]
         if line := metrics.get(panel.series):
             _draw_curve(axis, line, curve, place, len(group.curves))
-            paper = None if panel.difference else curve.paper.get(panel.key)
-            drawn.append(_to_drawn(curve.label, line, paper))
+            published = None if panel.difference else curve.published.get(panel.key)
+            drawn.append(_to_drawn(curve.label, line, published))
             if last := metrics.get(panel.final):
                 style = curve_style(curve) | FINAL_STYLE
                 axis.errorbar(last.epochs, last.mean, last.half_width, capsize=2, zorder=4, **style)
@@ -40,8 +40,8 @@ def draw_panel(
     return drawn
 
 
-def _to_drawn(label: str, line: MeanCurve, paper: float | None = None) -> DrawnCurve:
-    return DrawnCurve(label, line.epochs, line.mean, line.n, line.half_width, paper=paper)
+def _to_drawn(label: str, line: MeanCurve, published: float | None = None) -> DrawnCurve:
+    return DrawnCurve(label, line.epochs, line.mean, line.n, line.half_width, published=published)
 
 
 def _draw_curve(axis: Axes, line: MeanCurve, curve: CurveSpec, place: int, count: int) -> None:
@@ -55,10 +55,10 @@ def _draw_curve(axis: Axes, line: MeanCurve, curve: CurveSpec, place: int, count
         axis.fill_between(line.epochs, low, high, color=curve.color, alpha=alpha, linewidth=0)
 
 
-def draw_paper_values(
+def draw_published_values(
     axis: Axes, panel: PanelSpec, group: GroupSpec, found: CellCurves, narrow: bool
 ) -> None:
-    """Draw the final values that the paper prints: up to two as dotted lines, more in an inset.
+    """Draw the published final values: up to two as dotted lines, more in an inset.
 
     Args:
         narrow: put the labels into the corner that rising curves leave free, not on the lines.
@@ -68,8 +68,8 @@ def draw_paper_values(
     if needs_inset(panel, group):
         _draw_inset(axis, panel, group, found)
         return
-    printed = [(c.paper[panel.key], c) for c in group.curves if panel.key in c.paper]
-    labels = [f"paper: {curve.short} {value:.{panel.digits}f}" for value, curve in printed]
+    printed = [(c.published[panel.key], c) for c in group.curves if panel.key in c.published]
+    labels = [f"published: {curve.short} {value:.{panel.digits}f}" for value, curve in printed]
     top = max((value for value, _ in printed), default=0.0)
     for (value, _), label in zip(printed, labels, strict=True):
         axis.axhline(value, color=GRAY, linestyle=":", linewidth=0.8, zorder=2)
@@ -85,16 +85,16 @@ def draw_paper_values(
 
 
 def _draw_inset(axis: Axes, panel: PanelSpec, group: GroupSpec, found: CellCurves) -> None:
-    """Draw every curve's last value with its interval, and to its right the paper's value."""
+    """Draw every curve's last value with its interval, and to its right the published one."""
     inset = axis.inset_axes(INSET, zorder=5)
     for place, curve in enumerate(group.curves):
         style: dict[str, Any] = curve_style(curve) | {"linestyle": ""}
         if line := found[curve.cell].get(panel.key):
             half = None if line.half_width is None else line.half_width[-1:]
             inset.errorbar([place - 0.15], line.mean[-1:], half, capsize=1.5, **style)
-        if panel.key in curve.paper:
+        if panel.key in curve.published:
             style |= {"marker": "<", "markersize": 4}
-            inset.plot([place + 0.25], [curve.paper[panel.key]], **style)
+            inset.plot([place + 0.25], [curve.published[panel.key]], **style)
     inset.set_xlim(-0.6, len(group.curves) - 0.4)
     inset.margins(y=0.12)
     inset.set_xticks([])
@@ -103,8 +103,8 @@ def _draw_inset(axis: Axes, panel: PanelSpec, group: GroupSpec, found: CellCurve
 
 
 def needs_inset(panel: PanelSpec, group: GroupSpec) -> bool:
-    """Return whether the paper prints more than two final values for a panel."""
-    return not panel.difference and sum(panel.key in c.paper for c in group.curves) > 2
+    """Return whether more than two final values of a panel are published."""
+    return not panel.difference and sum(panel.key in c.published for c in group.curves) > 2
 
 
 def set_limits(
@@ -126,7 +126,7 @@ def set_limits(
     lines = [found[curve.cell].get(key) for curve in figure.curves() for key in keys]
     lines = [line for line in [*lines, *theirs] if line]
     printed = () if panel.difference else figure.curves()
-    values = [c.paper[panel.key] for c in printed if panel.key in c.paper] + [
+    values = [c.published[panel.key] for c in printed if panel.key in c.published] + [
         0.0
     ] * panel.difference
     values += [0.0, 100.0] if panel.unit == "%" and not lines else []

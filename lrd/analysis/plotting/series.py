@@ -49,7 +49,7 @@ class DrawnCurve:
         n: the number of runs, or a text for each point.
         half_width: (k,) halves of symmetric 95 % intervals, or None.
         intervals: (k, 2) ends of asymmetric 95 % intervals, or None.
-        paper: the final value that the paper prints, or None.
+        published: the published final value, or None.
     """
 
     label: str
@@ -58,7 +58,7 @@ class DrawnCurve:
     n: int | Sequence[str]
     half_width: Any = None
     intervals: Any = None
-    paper: float | None = None
+    published: float | None = None
 
 
 @dataclass(frozen=True)

@@ -224,7 +224,7 @@ def _drafts(
             for number, part in enumerate(table_parts(spec, frames, overrides)):
                 anchor = f"{key}-{number}" if number else key
                 section = build_section(part.table, anchor, part.results, part.overrides)
-                build = partial(build_grid, part.table, part.results)
+                build = partial(build_grid, part)
                 yield _Draft(section, build if section.n_filled else None)
         else:
             results = collect_figure(spec, frames, overrides)

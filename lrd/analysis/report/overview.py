@@ -18,10 +18,10 @@ MAX_CONTRASTS = 3  # of which a sentence speaks
 
 @dataclass(frozen=True)
 class ForestRow:
-    """A comparison; ``paper`` is the published difference."""
+    """A comparison; ``published`` is the published difference."""
 
     estimate: Estimate
-    paper: float | None
+    published: float | None
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ class Overview:
     unit: str
 
     @property
-    def has_paper(self) -> bool:
-        return any(row.paper is not None for group in self.groups for row in group.rows)
+    def has_published(self) -> bool:
+        return any(row.published is not None for group in self.groups for row in group.rows)
 
 
 Compared = list[tuple[str, Comparison]]
@@ -114,7 +114,7 @@ def _build(title: str, where: str, key: str, compared: dict[ContrastSpec, Compar
         said = [*said[:MAX_CONTRASTS], f"{len(said) - MAX_CONTRASTS} more comparisons below"]
     sentence = "; ".join(said)
     rows = [row for group in groups for row in group.rows]
-    marks = [value for row in rows for value in (row.estimate.mean, row.paper)]
+    marks = [value for row in rows for value in (row.estimate.mean, row.published)]
     estimates = [row.estimate for row in rows if (row.estimate.n or 0) > 2]
     estimates += [each for each in (pooled, *(group.pooled for group in groups)) if each]
     scale = fit_axis(marks, [end for one in estimates for end in (one.low, one.high)])
@@ -132,7 +132,9 @@ def _arms(contrast: ContrastSpec, word: str) -> str:
 
 def _row(label: str, found: Comparison) -> ForestRow:
     low, high = found.effect.interval or (None, None)
-    return ForestRow(Estimate(label, found.n, found.effect.mean, low, high, DIGITS), found.paper)
+    return ForestRow(
+        Estimate(label, found.n, found.effect.mean, low, high, DIGITS), found.published
+    )
 
 
 def _by_data(pairs: Compared) -> list[ForestGroup]:

@@ -10,6 +10,7 @@ from urllib.parse import quote
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from lrd.analysis.claims.listing import count_verdicts
 from lrd.analysis.claims.rules import STATUSES
 from lrd.analysis.claims.verdicts import Verdict, missing_seed_commands
 from lrd.analysis.render import format_p
@@ -40,6 +41,7 @@ def render(**shown: Any) -> str:
     environment.tests["judged"] = is_judged
     environment.filters |= {
         "fixed": lambda value, digits=2: "" if value is None else f"{value:.{digits}f}",
+        "count_verdicts": count_verdicts,
         "format_p": format_p,
         "missing_seed_commands": missing_seed_commands,
         "link": lambda path: "./" + quote(path),  # never a scheme, whatever the first directory is

@@ -6,10 +6,11 @@ from typing import Any
 
 from lrd.analysis.comparison import Comparison, compare, pool_comparisons, score_table
 from lrd.analysis.matching import CellResults
+from lrd.analysis.render import TextTable
 from lrd.analysis.report.forest_plot import AxisScale, Estimate, fit_axis
 from lrd.analysis.statistics import FEW
 from lrd.analysis.studies import CellSpec, TableSpec
-from lrd.analysis.tables import LINES, shown_lines
+from lrd.analysis.tables import LINES, TablePart, over_tasks_blocks, shown_lines
 
 MAX_ACROSS = 12  # columns, up to which the lines of a row are next to each other
 DIGITS = 2
@@ -23,6 +24,7 @@ class Grid:
         across: whether the lines of a row are next to each other, in columns of their own.
         lines: the names of the lines of a row.
         rows: labels, and the lines that have something to show, each with its name.
+        more: what table.py prints below: contrasts over tasks, and steps to targets.
     """
 
     table: TableSpec
@@ -30,6 +32,7 @@ class Grid:
     lines: Sequence[str]
     rows: Sequence[tuple[Sequence[str], Sequence[tuple[str, Sequence[str]]]]]
     contrasts: "Contrasts | None"
+    more: Sequence[TextTable]
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Contrast:
     """A difference with p values corrected over the table."""
 
     estimate: Estimate
-    paper: float | None
+    published: float | None
     p_values: Sequence[float | None]  # t, Holm; with enough pairs also sign flip, Holm
 
 
@@ -51,8 +54,9 @@ class Contrasts:
     scale: AxisScale
 
 
-def build_grid(table: TableSpec, results: Mapping[CellSpec, CellResults]) -> Grid:
-    """Return a table with the numbers of its runs above those that the paper prints."""
+def build_grid(part: TablePart) -> Grid:
+    """Return a table with the numbers of its runs above the published ones."""
+    table, results, _ = part
     names = shown_lines(table)
     across = not table.arms and len(names) * len(table.columns) <= MAX_ACROSS
     rows = []
@@ -61,7 +65,9 @@ def build_grid(table: TableSpec, results: Mapping[CellSpec, CellResults]) -> Gri
         lines = [(name, [LINES[name](each) for each in found]) for name in names]
         kept = [(name, texts) for name, texts in lines if across or any(texts) or name == "ours"]
         rows.append((labels, kept))
-    return Grid(table, across, names, rows, build_contrasts(table, results))
+    contrasts = build_contrasts(table, results)
+    more = tuple(over_tasks_blocks(part)) if contrasts else ()
+    return Grid(table, across, names, rows, contrasts, more)
 
 
 def build_contrasts(table: TableSpec, results: Mapping[CellSpec, CellResults]) -> Contrasts | None:
@@ -79,7 +85,7 @@ def build_contrasts(table: TableSpec, results: Mapping[CellSpec, CellResults]) -
         tests = [numbers.p_t, numbers.p_t_holm]
         if flips:
             tests += [numbers.p_permutation, numbers.p_permutation_holm]
-        rows.append(Contrast(estimate, found.paper, tests))
+        rows.append(Contrast(estimate, found.published, tests))
     estimates = [row.estimate for row in rows]
     ends = [end for e in estimates if (e.n or 0) > 2 for end in (e.low, e.high)]
     pooled = pooled_estimate([found for _, found in named]) if len(table.contrasts) == 1 else None

@@ -236,8 +236,8 @@ def _curve_names(group: GroupSpec) -> dict[str, CurveSpec]:
 
 def _with_value(curve: CurveSpec) -> CellSpec:
     """Return a curve's cell with the value that was published of it, if one metric has one."""
-    values = list(curve.paper.values())
-    return replace(curve.cell, paper=values[0]) if len(values) == 1 else curve.cell
+    values = list(curve.published.values())
+    return replace(curve.cell, published=values[0]) if len(values) == 1 else curve.cell
 
 
 def _to_figure(table: TableSpec) -> FigureSpec:

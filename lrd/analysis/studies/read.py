@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 
+ROW_KEYS = ("labels", "overrides", "published", "experiment", "target")
+GROUP_KEYS = ("label", "overrides", "color", "curves", "published")
+
+
 @dataclass(frozen=True)
 class Replication:
     """What others published of two configurations: ``values`` of ``base`` and ``other``, by a
@@ -113,8 +117,8 @@ def _read_study(path: Path, changed: int) -> Study:
         *(YAMLError, OmegaConfBaseException, UnicodeDecodeError),
         *(KeyError, TypeError, AttributeError, IndexError),
     ) as error:
-        what = " ".join(str(error).split())
-        raise ValueError(f"{path} must be as study/lrd_paper.yaml: {what or error!r}") from error
+        what = " ".join(str(error).split()) or repr(error)
+        raise ValueError(f"{path} must be as study/lrd_paper.yaml: {what}") from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return Study(path.stem, title, tables, figures, claims, replications)
@@ -144,10 +148,11 @@ def _table(
 ) -> TableSpec:
     made = []
     for row in rows:
+        _require_known(f"{name}: a row", row, ROW_KEYS)
         source, own = row.get("experiment", experiment), row.get("overrides", "")
         if not source:
             raise ValueError(f"{name}: a table, or each of its rows, must name its experiment")
-        values: Iterator[float | None] = iter(row.get("paper", ()))
+        values: Iterator[float | None] = iter(row.get("published", ()))
         groups = []
         for column in columns.values():
             first, second = (column, own) if columns_first else (own, column)
@@ -171,6 +176,12 @@ def _table(
         contrasts = [{"from": table.arms[0]}] if len(table.arms) > 1 else []
     found = tuple(each for given in contrasts for each in _contrasts(table, **given))
     return replace(table, contrasts=found)
+
+
+def _require_known(what: str, given: Mapping[str, Any], known: Sequence[str]) -> None:
+    for key in given:
+        if key not in known:
+            raise TypeError(f"{what} has {', '.join(known)}, got {key}")
 
 
 def _target(table: str, text: str) -> TargetSpec:
@@ -211,21 +222,21 @@ def _figure(
     groups: Sequence[Mapping[str, Any]],
     curves: Sequence[Mapping[str, Any]] = (),
     panels: Sequence[Mapping[str, Any]] = (),
-    paper: Mapping[str, str] | None = None,
+    published: Mapping[str, str] | None = None,
     **options: Any,
 ) -> FigureSpec:
     printed: dict[tuple[str, frozenset[str]], float | None] = {}
-    if paper:
-        cells = tables[paper["table"]].cells()
-        printed = {(cell.experiment, frozenset(cell.overrides)): cell.paper for cell in cells}
+    if published:
+        cells = tables[published["table"]].cells()
+        printed = {(cell.experiment, frozenset(cell.overrides)): cell.published for cell in cells}
 
     def curve(
         group: Mapping[str, Any], label: str, overrides: str, line: Any = "-", **given: Any
     ) -> CurveSpec:
         words = tuple(f"{group.get('overrides', '')} {overrides}".split())
-        if paper:
-            value = printed.get((paper.get("experiment", experiment), frozenset(words)))
-            given |= {"paper": {} if value is None else {paper["metric"]: value}}
+        if published:
+            value = printed.get((published.get("experiment", experiment), frozenset(words)))
+            given |= {"published": {} if value is None else {published["metric"]: value}}
         if not isinstance(line, str):
             line = (line[0], tuple(line[1]))
         given = {"short": label, "color": group.get("color")} | given
@@ -233,12 +244,13 @@ def _figure(
 
     made = []
     for group in groups:
+        _require_known(f"{name}: a group", group, GROUP_KEYS)
         drawn = tuple(curve(group, **given) for given in group.get("curves", curves))
-        published = tuple(
+        others = tuple(
             PublishedCurve(**given | {"file": folder / given["file"]})
             for given in group.get("published", ())
         )
-        made.append(GroupSpec(group.get("label", ""), drawn, published))
+        made.append(GroupSpec(group.get("label", ""), drawn, others))
     return FigureSpec(
         name, title, tuple(PanelSpec(**panel) for panel in panels), tuple(made), **options
     )

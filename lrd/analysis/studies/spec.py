@@ -141,7 +141,7 @@ class TableSpec:
 
 @dataclass(frozen=True)
 class PanelSpec:
-    """A metric of metrics.jsonl against epochs, in ``digits`` where the paper prints it.
+    """A metric of metrics.jsonl against epochs, in ``digits`` where it was published.
 
     ``final`` is the same score by another evaluation, which the last epoch alone may have, and
     ``final_label`` its name. ``difference``: instead of each curve its paired difference from the
@@ -167,7 +167,7 @@ class PanelSpec:
 class CurveSpec:
     """The runs of one configuration; a solid line has filled markers, any other has open ones.
 
-    ``paper``: the final values that the paper prints, by metric, called ``short`` there.
+    ``published``: the final values that were published, by metric, called ``short`` there.
     """
 
     label: str
@@ -176,7 +176,7 @@ class CurveSpec:
     color: str
     line: LineStyle = "-"
     marker: str = "o"
-    paper: Mapping[str, float] = field(default_factory=dict)
+    published: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from lrd.analysis.comparison import (
     mean_level,
     missing_commands,
     pair_arms,
-    paper_value,
     pool_comparisons,
+    published_value,
     score_table,
     study_pairs,
 )
@@ -37,8 +37,8 @@ BASE = {0: 95.2, 1: 95.4, 2: 95.1, 3: 95.3}
 OTHER = {0: 95.5, 1: 95.5, 2: 95.6, 3: 95.3}
 
 
-def cell(scores: Mapping[int, float], paper: float | None = None, failed: tuple[int, ...] = ()):
-    return results_of({seed: [value] for seed, value in scores.items()}, paper, failed)
+def cell(scores: Mapping[int, float], published: float | None = None, failed: tuple[int, ...] = ()):
+    return results_of({seed: [value] for seed, value in scores.items()}, published, failed)
 
 
 def test_a_cell_has_mean_deviation_and_interval_over_its_seeds():
@@ -93,13 +93,13 @@ def test_failed_runs_are_named():
 
 
 def test_the_papers_gap_is_what_is_planned_for():
-    found = compare(cell(BASE, paper=97.82), cell(OTHER, paper=98.21))
-    assert found.paper == 0.39
+    found = compare(cell(BASE, published=97.82), cell(OTHER, published=98.21))
+    assert found.published == 0.39
     plan, other = found.plan(), found.plan(0.2)
     assert plan is not None and other is not None and found.effect.sd is not None
     assert (plan.gap, plan.n) == (0.39, 4) and other.gap == 0.2
     assert plan.pairs == pairs_needed(0.39, found.effect.sd)
-    assert compare(cell(BASE, paper=97.82), cell(OTHER)).paper is None
+    assert compare(cell(BASE, published=97.82), cell(OTHER)).published is None
     assert compare(cell(BASE), cell(OTHER)).plan() is None
 
 
@@ -363,8 +363,8 @@ def test_a_study_without_contrasts_compares_nothing(tmp_path: Path):
 
 def test_a_cell_knows_what_the_paper_prints_for_it(tmp_path: Path):
     """Table 1, MNIST, Adam: 97.88 without and 98.15 with LRD; nothing is printed at p = 0.4."""
-    assert paper_value("table1_mnist", ("optim=adam", "scale=0.1", "lrd.p=1")) == 97.88
-    assert paper_value("table1_mnist", ("optim=adam", "lrd.p=0.4")) is None
-    assert paper_value("fast_digits", ("optim=adam", "lrd.p=1")) is None
+    assert published_value("table1_mnist", ("optim=adam", "scale=0.1", "lrd.p=1")) == 97.88
+    assert published_value("table1_mnist", ("optim=adam", "lrd.p=0.4")) is None
+    assert published_value("fast_digits", ("optim=adam", "lrd.p=1")) is None
     (found,) = pair_arms("table1_mnist", P, RunFrames(tmp_path), ["optim=adam", "scale=0.1"])
-    assert [f.cell.paper for f in found.results] == [97.88, 98.15]
+    assert [f.cell.published for f in found.results] == [97.88, 98.15]

@@ -63,7 +63,7 @@ def test_a_table_has_a_row_a_cell_with_what_the_runs_say(
         half = 4.302652729911275 * statistics.stdev(scores) / 3**0.5  # Student's t, 2 degrees
         assert row["mean"] == pytest.approx(statistics.fmean(scores), abs=1e-9)
         assert row["half_width_95"] == pytest.approx(half)
-        assert (row["n"], row["failed"], row["paper"]) == (3, 0, None)
+        assert (row["n"], row["failed"], row["published"]) == (3, 0, None)
         assert (row["Dataset"], row["Model"]) == ("digits", "FCNet")
     assert found["optim=sgdm lrd.p=1"]["mean"] is None
     assert run.summary["filled/quickstart"] == "2 of 10" and run.exit_code == 0

@@ -153,7 +153,7 @@ def test_the_papers_final_values_are_dotted_lines_with_their_names():
     left, right = panels_of(empty(what))
     for axis, base, lrd in ((left, 63.7, 68.8), (right, 90.5, 92.1)):
         assert [ys for _, ys in lines(axis, ":")] == [[base] * 2, [lrd] * 2]
-        assert {f"paper: base {base}", f"paper: LRD {lrd}"} < set(texts(axis))
+        assert {f"published: base {base}", f"published: LRD {lrd}"} < set(texts(axis))
         low, high = axis.get_ylim()
         assert low < base < lrd < high
 
@@ -195,8 +195,9 @@ def test_figures_of_five_optimizers_have_a_column_each(name: str, row: int):
     for column, (base, lrd) in zip(columns, cells, strict=True):
         loss, train, test, _ = column
         assert loss.get_yscale() == "log" and not lines(train, ":")
-        assert [ys[0] for _, ys in lines(test, ":")] == [base.paper, lrd.paper]
-        assert f"paper: base {base.paper:.2f}\npaper: LRD {lrd.paper:.2f}" in texts(test)
+        assert [ys[0] for _, ys in lines(test, ":")] == [base.published, lrd.published]
+        said = f"published: base {base.published:.2f}\npublished: LRD {lrd.published:.2f}"
+        assert said in texts(test)
 
 
 def test_an_optimizers_runs_are_drawn_in_its_column_alone(tmp_path: Path, capsys):
@@ -389,7 +390,7 @@ def test_the_command_for_what_is_missing_makes_it(tmp_path: Path, capsys):
 def test_many_printed_values_are_marks_of_their_own(tmp_path: Path):
     cells = [CellSpec("quickstart", ("optim=adam", f"lrd.p={p}")) for p in (1, 0.5, 0.1)]
     variants = [
-        CurveSpec(f"p = {i}", "", cell, "#0072B2", paper={"test_accuracy": 90.0 + i})
+        CurveSpec(f"p = {i}", "", cell, "#0072B2", published={"test_accuracy": 90.0 + i})
         for i, cell in enumerate(cells)
     ]
     panel = PanelSpec("test_accuracy", "Test accuracy", "%")
@@ -401,7 +402,7 @@ def test_many_printed_values_are_marks_of_their_own(tmp_path: Path):
     assert [line.get_ydata() for line in marks] == [[90], [91], [92]]
     assert all(line.get_marker() == "<" for line in marks)
     assert not second.child_axes and first.get_ylim() == second.get_ylim()
-    assert "triangles: the paper's final values" in drawn.get_supxlabel()
+    assert "triangles: published final values" in drawn.get_supxlabel()
 
 
 @pytest.mark.parametrize("other", ["optim.lr=0.002", "train.epochs=99", "lrd.p=0.49"])

@@ -30,6 +30,7 @@ from lrd.runs.store import RunIndex
 from scripts import report
 from tests.helpers.finished_runs import configured, curve, finish, grid
 from tests.helpers.small_study import FIGURE, learning_curves, small_study, table, write_study
+from tests.unit.analysis.test_tables import two_tasks
 
 OPTIMIZERS = ("sgdm", "rmsprop", "adam", "amsgrad", "radam")
 T2 = 4.302652729911275  # quantile 0.975 of Student's t with 2 degrees of freedom
@@ -132,17 +133,17 @@ def test_a_tables_numbers_are_the_runs_and_stand_beside_the_papers(
     write_study(folder, tables={"quickstart": table(["adam"], [91.5, 92.25])})
     made = grid(tmp_path, "quickstart", ["adam"], 3, 2)
     found = write().part("quickstart")
-    ours, half, n, paper = found.rows()[2:]
+    ours, half, n, published = found.rows()[2:]
     finals = [[run.final for run in made["adam", p]] for p in ("1", "0.5")]
     assert ours[2:] == ["ours", *(f"{statistics.fmean(v):.2f}" for v in finals)]
     assert half[1:] == [f"{T2 * statistics.stdev(v) / math.sqrt(3):.2f}" for v in finals]
-    assert n[1:] == ["3", "3"] and paper[1:] == ["91.50", "92.25"]
+    assert n[1:] == ["3", "3"] and published[1:] == ["91.50", "92.25"]
     heads, difference = found.rows(1)
     gaps = [b - a for a, b in zip(*finals, strict=True)]
     mean, width = statistics.fmean(gaps), T2 * statistics.stdev(gaps) / math.sqrt(3)
     assert difference[:2] == ["digits, FCNet, adam", "3"]
     assert difference[2:4] == [f"{mean:+.2f}", f"{mean - width:+.2f} to {mean + width:+.2f}"]
-    assert difference[heads.index("paper")] == "+0.75"
+    assert difference[heads.index("published")] == "+0.75"
     assert "p (sign flip)" not in heads  # three pairs cannot attain less than 0.25
 
 
@@ -246,7 +247,7 @@ def test_verdicts_come_first_with_words_symbols_and_every_comparison(
     adam = rows["quickstart optim=adam: lrd.p=1 to lrd.p=0.5"]
     assert adam[1:3] == ["3", f"{statistics.fmean(gaps):+.2f}"] and adam[-1] == "supported"
     assert rows["mean"][-1] == "supported"
-    assert "Of 1 claim, 1 supported at the full number of epochs." in found.text
+    assert "At the full number of epochs, the claim is supported." in found.text
 
 
 def test_what_lacks_seeds_says_how_to_make_them(tmp_path: Path, write: Written):
@@ -263,7 +264,7 @@ def test_shortened_runs_have_a_section_of_their_own(tmp_path: Path, write: Writt
     )
     found = write()
     full, short = found.part("quickstart"), found.part("quickstart-at-0.1")
-    assert "At 10 % of the paper's epochs" in found.text and "scale=0.1" in short.text
+    assert "At 10 % of the study's epochs" in found.text and "scale=0.1" in short.text
     assert "10 % of the epochs" in short.text
     assert "77.00" in full.text and "77.00" not in short.text
     assert (
@@ -356,6 +357,17 @@ def test_runs_of_other_settings_have_a_chapter_and_empty_studies_a_line(
     assert "own settings: other, small." in line and 'id="mnist"' not in found.source
     alone = write("train.epochs=3")
     assert "4 of 10 configurations" in alone.part("quickstart").text
+
+
+def test_what_contrasts_say_over_tasks_stands_below_the_table(tmp_path: Path, write: Written):
+    """By hand, as in test_tables and test_aggregates."""
+    found = write(str(two_tasks(tmp_path))).part("two")
+    over, steps = (found.rows(place)[1] for place in (2, 3))
+    assert over[:4] == ["sgdm - adam", "2", "2", "4 / 4 (1 failed)"]
+    assert [text.split(" (")[0] for text in over[4:]] == ["100.00", "125.00", "+25.00", "0.75"]
+    assert steps == ["digits", "test_accuracy >= 45", "21 (2 of 2)", "17.5 (2 of 2)"]
+    grid(tmp_path, "quickstart", ["adam"], 2, 2)
+    assert "Over tasks" not in write("quickstart").text  # of one data set
 
 
 def test_the_values_sent_along_are_the_means_of_the_metrics(tmp_path: Path, write: Written, digits):

@@ -19,8 +19,8 @@ tables:
     experiment: quickstart
     columns: {SGDM: optim=sgdm, Adam: optim=adam}
     rows:
-      - {labels: [digits, small], overrides: "model.hidden=[8]", paper: [90, 91]}
-      - {labels: [digits, large], overrides: "model.hidden=[16]", paper: [92, 94]}
+      - {labels: [digits, small], overrides: "model.hidden=[8]", published: [90, 91]}
+      - {labels: [digits, large], overrides: "model.hidden=[16]", published: [92, 94]}
 CONTRASTS
 """
 
@@ -112,8 +112,8 @@ def test_a_setting_of_the_cells_chooses_those_that_have_it(override: str, rows: 
     whole = find_study("table1")[0].tables["table1"].cells()
     chosen = [c for c in whole if c.overrides[int("lrd" in override)] in override.split(",")]
     if "," not in override:
-        assert found.cells() == chosen and [c.paper for c in chosen] == [
-            c.paper for c in found.cells()
+        assert found.cells() == chosen and [c.published for c in chosen] == [
+            c.published for c in found.cells()
         ]
 
 
@@ -196,3 +196,27 @@ def test_a_damaged_file_is_one_line(own: Path):
         ) as error:
             find_study(str(path))
         assert "\n" not in str(error.value)
+
+
+LINES = """
+figures:
+  lines:
+    title: A
+    experiment: quickstart
+    groups: [{label: Adam, overrides: optim=adam}]
+"""
+
+
+@pytest.mark.parametrize(
+    "kind, known, other", [("row", "published", "paper"), ("group", "label", "name")]
+)
+def test_a_key_that_no_row_and_no_group_has_is_named(own: Path, kind: str, known: str, other: str):
+    path = own / "study" / "mine.yaml"
+    text = OWN.replace("CONTRASTS", LINES)
+    path.write_text(text)
+    assert {"mine", "lines"} == read_study(path).tables.keys() | read_study(path).figures.keys()
+    for start in (", ", "{"):
+        text = text.replace(f"{start}{known}:", f"{start}{other}:")
+    path.write_text(text)
+    with pytest.raises(ValueError, match=rf"a {kind} has .*{known}.*, got {other}$"):
+        read_study(path)

@@ -46,7 +46,7 @@ def test_a_cell_is_its_seeds_mean_with_a_t_interval(tmp_path: Path, capsys):
     half = 4.302652729911275 * statistics.stdev(values) / math.sqrt(3)  # t quantile, 2 degrees
     assert float(lrd["mean"]) == pytest.approx(98.1666667)
     assert float(lrd["half_width_95"]) == pytest.approx(half)
-    assert (lrd["n"], lrd["paper"]) == ("3", "98.15")
+    assert (lrd["n"], lrd["published"]) == ("3", "98.15")
     base = found["table1_mnist", "optim=adam lrd.p=1"]
     assert (base["mean"], base["half_width_95"], base["n"]) == ("90.0", "", "1")
     assert sum(int(c["n"]) for c in found.values()) == 4
@@ -162,7 +162,7 @@ def test_the_columns_of_the_tables_are_filled_by_the_cells_that_are_meant(tmp_pa
 
 def test_the_papers_rmsprop_with_lrd_stands_beside_the_authors_optimizer(tmp_path, capsys):
     out, _ = show(capsys, "rmsprop_decay", "--format", "csv", "--runs", str(tmp_path))
-    assert {o: c["paper"] for (_, o), c in cells(out).items()} == {
+    assert {o: c["published"] for (_, o), c in cells(out).items()} == {
         "optim=rmsprop lrd.p=1": "92.71",
         "optim=rmsprop lrd.p=0.5": "",
         "optim=rmsprop_authors lrd.p=1": "",
@@ -219,6 +219,20 @@ def test_differences_are_paired_by_seed(tmp_path: Path, capsys):
         "  python run.py -m +experiment=lr_control optim=adam +arm=lrd_rescaled "
         f"run.dir={tmp_path}\n"
     )
+    out, _ = show(capsys, "lr_control", "optim=adam", "--format", "csv", "--runs", str(tmp_path))
+    base, half_rate, lrd, rescaled = csv.DictReader(io.StringIO(out))
+    width = 4.302652729911275 / math.sqrt(3)  # of differences whose standard deviation is 1
+    for row, end, mean, sd, other in (
+        (half_rate, "", 1, 1, base),
+        (lrd, "", 2, 1, base),
+        (lrd, "_2", 1, 2, half_rate),
+    ):
+        numbers = [float(row[f"difference{name}{end}"]) for name in ("", "_low", "_high")]
+        assert numbers == pytest.approx([mean, mean - sd * width, mean + sd * width])
+        assert row[f"difference_n{end}"] == "3"
+        assert row[f"difference_from{end}"] == other["overrides"]
+    assert (rescaled["difference"], rescaled["difference_n"]) == ("", "0")
+    assert not any(value for name, value in base.items() if name.startswith("difference"))
 
 
 def test_scale_is_said_in_every_format(tmp_path: Path, capsys):

@@ -4,11 +4,13 @@ import json
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 
+from lrd.analysis.claims.listing import count_verdicts
 from lrd.analysis.claims.printed import (
     judge_printed,
     judge_replications,
@@ -318,6 +320,27 @@ def test_the_command_prints_every_claim_and_what_is_missing(tmp_path: Path, caps
     assert err.endswith(f"  {command} run.dir={tmp_path}\n")
     assert verdicts.main(["nowhere.yaml"]) == 2
     assert capsys.readouterr().err.startswith("error: cannot read the study nowhere.yaml: ")
+
+
+@pytest.mark.parametrize(
+    "counts, said",
+    [
+        (
+            {"supported": 1, "no effect of a size that counts": 1, "not enough runs": 12},
+            "1 of 14 claims is supported, 1 shows no effect of a size that counts, 12 lack runs",
+        ),
+        (
+            {"undecided": 1, "opposite found": 2},
+            "for 2 of 3 claims the opposite is found, 1 is undecided",
+        ),
+        ({"not enough runs": 3}, "all 3 claims lack runs"),
+        ({"opposite found": 1}, "for the claim the opposite is found"),
+    ],
+)
+def test_verdicts_are_counted_in_a_sentence(counts: dict[str, int], said: str):
+    statuses = [status for status, n in counts.items() for _ in range(n)]
+    made: Any = [SimpleNamespace(status=status) for status in statuses]
+    assert count_verdicts(made) == said
 
 
 @pytest.mark.parametrize("text", ["claims: {C: {}}", "tables: {t: {titel: x}}", "{", "claims: 3"])

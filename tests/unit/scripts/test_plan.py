@@ -113,6 +113,15 @@ def test_what_is_known_is_the_least_and_csv_has_every_number(tmp_path: Path, cap
     assert (adam["seconds_to_go"], adam["epochs_to_go"], adam["not_begun"]) == ("", "60", "2")
 
 
+def test_csv_has_the_seeds_of_every_claim_that_reads_the_experiment(tmp_path: Path, capsys):
+    """The largest n of a claim's parts, as lrd_paper.yaml has them."""
+    out, _ = show(capsys, tmp_path, "table1_mnist", "quickstart", "--format", "csv")
+    found = list(csv.DictReader(io.StringIO(out)))
+    needs = [{n: v for n, v in row.items() if n.startswith("seeds_") and v} for row in found]
+    here = {"seeds_C1": "12", "seeds_C2": "5", "seeds_C12": "6", "seeds_C13": "12", "seeds_R1": "5"}
+    assert needs == [here] * 10 + [{}] * 10
+
+
 @pytest.mark.parametrize(
     "other",
     [
