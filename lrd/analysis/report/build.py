@@ -17,7 +17,7 @@ from lrd.analysis.report.render import is_judged, read_deviations, render
 from lrd.analysis.report.run_list import LIST_COLUMNS, NUMBER_COLUMNS, list_run_rows
 from lrd.analysis.report.sections import Section, build_section, summarize_runs
 from lrd.analysis.report.tables import build_grid
-from lrd.analysis.report.variants import KIND, RunVariant, find_variants
+from lrd.analysis.report.variants import RUN_KIND, RunVariant, find_variants
 from lrd.analysis.resolve import config_option
 from lrd.analysis.studies import FigureSpec, TableSpec
 from lrd.analysis.studies.find import find_study, tables_of
@@ -141,9 +141,10 @@ def build_page(
 
 def _overviews(chapters: Sequence[Chapter]) -> list[Overview]:
     """Return what each study says, from the first chapter that has its runs: by a table, and by a
-    figure where the tables of that chapter say nothing."""
+    figure where the tables of that chapter say nothing; those of studies with claims first."""
     found: dict[tuple[str, str], Overview] = {}
-    for study in (study for chapter in chapters for study in chapter.studies):
+    studies = [study for chapter in chapters for study in chapter.studies]
+    for study in sorted(studies, key=lambda study: not study.verdicts):
         if study.overview:
             found.setdefault((study.name, study.overview.source), study.overview)
     return list(found.values())
@@ -155,7 +156,7 @@ def _page_command(names: Sequence[str], frames: RunFrames, overrides: Sequence[s
 
 
 def _list_command(kind: Sequence[str], frames: RunFrames) -> str:
-    named = zip(KIND, kind, strict=True)
+    named = zip(RUN_KIND, kind, strict=True)
     filters = [f"{name}={value}" for name, value in named if value]
     where = [] if frames.root == "runs" else ["--runs", frames.root]
     return shlex.join(["python", "scripts/runs.py", *where, "state=finished", *filters])

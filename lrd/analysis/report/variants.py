@@ -13,7 +13,7 @@ from lrd.analysis.studies import Study
 from lrd.analysis.studies.find import find_study, tables_of
 from lrd.runs.store import Run
 
-KIND = ("dataset", "model", "optimizer")  # columns that say what is trained
+RUN_KIND = ("dataset", "model", "optimizer")  # columns that say what is trained
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Variants(NamedTuple):
         shown: every ``scale`` of runs that differ in nothing else, longest first, and then the
             settings that most of the other runs differ in.
         smaller: those of the other runs, the most frequent first.
-        unlike: how many runs are near no configuration, by their KIND.
+        unlike: how many runs are near no configuration, by their RUN_KIND.
     """
 
     shown: list[RunVariant]
@@ -115,8 +115,8 @@ def find_variants(names: Sequence[str], frames: RunFrames, overrides: Sequence[s
     scales = [variant for variant in map(RunVariant, filled) if variant.scale]
     scales.sort(key=lambda variant: -(variant.scale or 1))
     found = sorted(groups.values(), key=lambda variant: -variant.n)
-    rows = frames.runs[frames.runs.folder.isin(unlike)].fillna({n: "" for n in KIND})
-    kinds = Counter(zip(*(rows[name] for name in KIND), strict=True))
+    rows = frames.runs[frames.runs.folder.isin(unlike)].fillna({n: "" for n in RUN_KIND})
+    kinds = Counter(zip(*(rows[name] for name in RUN_KIND), strict=True))
     return Variants([*scales, *found[:1]], found[1:], kinds.most_common())
 
 
