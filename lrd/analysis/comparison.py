@@ -21,12 +21,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from statistics import median
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from lrd.analysis.frames import RunFrames
 from lrd.analysis.matching import (
+    SAME_TASK,
     CellResults,
     ScoreKind,
     collect_results,
@@ -35,10 +37,11 @@ from lrd.analysis.matching import (
 )
 from lrd.analysis.resolve import requested_seeds, setting_name, swept_settings
 from lrd.analysis.statistics import PairedDifferences, Pooled, SampleSize, holm, pool
-from lrd.analysis.studies import CellSpec, ContrastSpec, Study, all_studies
-from lrd.analysis.studies.find import tables_of
+from lrd.analysis.studies import CellSpec, ContrastSpec, Study
+from lrd.analysis.studies.find import published_value, tables_of
 
 NOT_REACHED = math.inf
+LENGTH = ("train.epochs", "train.max_steps", "task.steps")  # settings of how long a run trains
 Arms = tuple[str, str]
 Curve = pd.Series  # a metric, indexed by epoch in ascending order
 
@@ -233,11 +236,23 @@ def compare(
     return Comparison(base, other, tuple(int(seed) for seed in asked if seed in both))
 
 
+def why_not_pooled(table: Sequence[Comparison]) -> str:
+    """Return why the differences of a table have no common mean; empty if they have one."""
+    known = [found for found in table if found.n]
+    if len({found.score for found in known}) > 1:
+        return "the configurations have several scores"
+    lengths: dict[tuple[Any, ...], set[str]] = {}
+    for identity in (found.base.identity for found in known):
+        kind = tuple(identity.get(name) for name in (*SAME_TASK, "model._target_"))
+        lengths.setdefault(kind, set()).add(str([identity.get(name) for name in LENGTH]))
+    if any(len(found) > 1 for found in lengths.values()):
+        return "configurations of one task train for several lengths"
+    return ""
+
+
 def pool_comparisons(table: Sequence[Comparison]) -> Pooled | None:
-    """Pool the differences of a table; None where their scores are not of one kind."""
-    if len({found.score for found in table if found.n}) > 1:
-        return None
-    return pool([found.differences for found in table])
+    """Pool the differences of a table; None where they have no common mean."""
+    return None if why_not_pooled(table) else pool([found.differences for found in table])
 
 
 def score_table(table: Mapping[str, Comparison]) -> pd.DataFrame:
@@ -383,13 +398,3 @@ def missing_commands(pairs: Sequence[ArmPair], overrides: Sequence[str] = ()) ->
         cells = [cell for cell, missing in lacking.items() if tuple(missing) == seeds]
         commands += run_commands(cells, [*overrides, f"seed={','.join(map(str, seeds))}"])
     return commands
-
-
-def published_value(experiment: str, overrides: Sequence[str]) -> float | None:
-    """Return what a table of the studies has for a configuration, if it has one."""
-    tables = (table for study in all_studies() for table in study.tables.values())
-    for table in tables:
-        for cell in table.cells():
-            if cell.experiment == experiment and set(cell.overrides) <= set(overrides):
-                return cell.published
-    return None

@@ -13,6 +13,7 @@ from lrd.analysis.comparison import (
     level_table,
     pool_comparisons,
     score_table,
+    why_not_pooled,
 )
 from lrd.analysis.matching import title_with_overrides
 from lrd.analysis.render import (
@@ -27,7 +28,7 @@ from lrd.analysis.render import (
     format_p,
     format_pairs,
 )
-from lrd.analysis.statistics import FEW, PAIRS_LIMIT, Pooled, pool
+from lrd.analysis.statistics import FEW, PAIRS_LIMIT, PairedDifferences, Pooled, pool
 from lrd.config.fingerprint import diff_identities
 
 Comparisons = Mapping[str, Comparison]
@@ -87,22 +88,33 @@ def describe_differences(what: str, pairs: Sequence[tuple[str, Comparison]]) -> 
         worse += max(low, high) < 0
         if not (min(low, high) > 0 or max(low, high) < 0):
             open_.append(label)
-    text = f"{what} in {better} of {len(pairs)}" + (f" and worse in {worse}" if worse else "")
+    text = what if len(pairs) == 1 and better else f"{what} in {better} of {len(pairs)}"
+    text += f" and worse in {worse}" if worse else ""
     pooled = pool_comparisons([found for _, found in pairs])
     effect = pooled.effect if pooled and pooled.by_cell.n > 1 else None
     effect = pairs[0][1].effect if len(pairs) == 1 else effect
     if effect is not None and effect.mean is not None:
-        unit = POINTS.get(pairs[0][1].score.unit, pairs[0][1].score.unit)
-        text += f", mean difference {f'{effect.mean:+.2f} {unit}'.rstrip()}"
-        text += f" ({format_interval(effect.interval, '+.2f')})" if effect.interval else ""
+        text += f", mean difference {_describe_effect(effect, pairs[0][1].score.unit)}"
+    elif pooled is None and len(pairs) <= MAX_OPEN:
+        each = (f"{_describe_effect(c.effect, c.score.unit)} for {label}" for label, c in pairs)
+        text += f": {', '.join(each)}"
     n = sorted({found.n for _, found in pairs})
     text += f", n = {n[0]}" + (f" to {n[-1]}" if len(n) > 1 else "")
     if open_:
         named = ", ".join(open_) if len(open_) <= MAX_OPEN else f"{len(open_)} of them"
-        text += ", a difference not shown for " + ("any" if len(open_) == len(pairs) else named)
+        where = (
+            "" if len(pairs) == 1 else " for any" if len(open_) == len(pairs) else f" for {named}"
+        )
+        text += f", a difference not shown{where}"
     if failed := sum(len(found.base.failed) + len(found.other.failed) for _, found in pairs):
         text += f", {failed} failed run{'s' * (failed > 1)} left out"
     return text
+
+
+def _describe_effect(effect: PairedDifferences, unit: str) -> str:
+    """Return a mean with its unit and, if there is one, its interval."""
+    text = f"{format_number(effect.mean, '+.2f')} {POINTS.get(unit, unit)}".rstrip()
+    return text + (f" ({format_interval(effect.interval, '+.2f')})" if effect.interval else "")
 
 
 def comparison_frame(pairs: Sequence[ArmPair], table: Comparisons) -> pd.DataFrame:
@@ -180,7 +192,7 @@ def _scores(table: Comparisons, arms: tuple[str, str]) -> TextTable:
         if found.better is not None:
             row[2 + found.better] = Bold(row[2 + found.better])
     everything = pool_comparisons(list(table.values()))
-    foot = ["not pooled: the configurations have several scores"]
+    foot = [f"not pooled: {why_not_pooled(list(table.values()))}"]
     if everything is not None:
         foot = _pooled_lines(everything)
     note = BOLD if any(found.better is not None for found in table.values()) else ""
@@ -217,8 +229,7 @@ def _convergence(table: Comparisons) -> list[TextTable]:
         )
         for goal, even in goals.items()
     ]
-    pools = pool_comparisons(list(table.values())) is not None
-    found += [_levels("train_loss", table, pools)]
+    found += [_levels("train_loss", table)]
     for key in dict.fromkeys(c.score.name for c in table.values() if c.n):
         found += [_levels(key, {name: c for name, c in table.items() if c.score.name == key})]
     return found
@@ -248,10 +259,11 @@ def _times(title: str, times: Mapping[str, TimeToTarget]) -> TextTable:
     return TextTable(title, "", head, 1, rows, 0, foot)
 
 
-def _levels(key: str, table: Comparisons, pools: bool = True) -> TextTable:
-    """Return differences of mean levels; ``pools``: whether their mean is one of like things."""
+def _levels(key: str, table: Comparisons) -> TextTable:
+    """Return differences of mean levels, with their mean if it is one of like things."""
     title = f"Mean of {key} over the epochs (the area under its curve, per epoch)"
-    levels = [c.level_differences(key) for c in table.values()] if pools else []
+    compared = list(table.values())
+    levels = [] if why_not_pooled(compared) else [c.level_differences(key) for c in compared]
     head, rows = _frame_rows(level_table(key, table), EFFECT)
     return TextTable(title, "", head, 1, rows, 0, _pooled_lines(pool(levels)))
 

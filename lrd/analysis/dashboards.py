@@ -81,7 +81,7 @@ def log_report(
     ) as run:
         tables: list[str] = []
         figures: list[str] = []
-        for variant in [RunVariant(), *find_variants(names, frames, overrides)[0]]:
+        for variant in [RunVariant(), *find_variants(names, frames, overrides).shown]:
             given, suffix = [*overrides, *variant.settings], variant.suffix
             for name, cells in _tables_with_runs(names, frames, given):
                 rows = cells.astype(object).where(cells.notna(), None).to_numpy().tolist()

@@ -11,7 +11,7 @@ from lrd.analysis.render import Listing, Report, ReportBlock
 # What is said of one claim and of several, in the order in which they are named.
 SAID: dict[Status, tuple[str, str]] = {
     "supported": ("{} is supported", "{} are supported"),
-    "opposite found": ("for {} the opposite is found",) * 2,
+    "opposite found": ("for {} the opposite is found", "for {} the opposite is found"),
     "no effect of a size that counts": (
         "{} shows no effect of a size that counts",
         "{} show no effect of a size that counts",

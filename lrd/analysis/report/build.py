@@ -20,7 +20,7 @@ from lrd.analysis.report.render import is_judged, read_deviations, render
 from lrd.analysis.report.run_list import LIST_COLUMNS, NUMBER_COLUMNS, list_run_rows
 from lrd.analysis.report.sections import Section, build_section, summarize_runs
 from lrd.analysis.report.tables import build_grid
-from lrd.analysis.report.variants import RunVariant, find_variants
+from lrd.analysis.report.variants import RUN_KIND, RunVariant, find_variants
 from lrd.analysis.resolve import config_option, resolve_cells
 from lrd.analysis.studies import CellSpec, FigureSpec, TableSpec
 from lrd.analysis.studies.find import find_study, tables_of
@@ -70,6 +70,12 @@ class Chapter:
         return [verdict for study in self.studies for verdict in study.verdicts]
 
     @property
+    def decided(self) -> list[Verdict]:
+        """The verdicts that depend on runs; none if all of them lack runs."""
+        found = [v for v in self.verdicts if any(part.rule.pairs for part in v.parts)]
+        return found if any(v.status != "not enough runs" for v in found) else []
+
+    @property
     def tables(self) -> list[Section]:
         return [table for study in self.studies for table in study.tables]
 
@@ -106,8 +112,8 @@ def build_page(
     full = _build_chapter(names, RunVariant(), frames, overrides)
     if all(section.error for section in full.sections):
         raise ValueError(full.sections[0].error)
-    variants, smaller = find_variants(names, frames, overrides)
-    others = [_build_chapter(names, variant, frames, overrides) for variant in variants]
+    variants = find_variants(names, frames, overrides)
+    others = [_build_chapter(names, variant, frames, overrides) for variant in variants.shown]
     others = [chapter for chapter in others if any(s.has_runs for s in chapter.studies)]
     problems = [("", full), *((f"{c.variant.where}: ", c) for c in others)]
     empty = [study.name for study in full.studies if not study.has_runs]
@@ -123,7 +129,11 @@ def build_page(
         overviews=_overviews([full, *others]),
         full=full,
         others=others,
-        smaller=[(v, _page_command(v.studies, frames, [*overrides, *v.settings])) for v in smaller],
+        smaller=[
+            (v, _page_command(v.studies, frames, [*overrides, *v.settings]))
+            for v in variants.smaller
+        ],
+        unlike=[(kind, n, _list_command(kind, frames)) for kind, n in variants.unlike],
         empty=empty,
         deviations=read_deviations(),
         listing=list_run_rows(frames, out.parent),
@@ -135,17 +145,26 @@ def build_page(
 
 
 def _overviews(chapters: Sequence[Chapter]) -> list[Overview]:
-    """Return what each study says, from the first chapter that has its runs."""
-    found: dict[str, Overview] = {}
-    for study in (study for chapter in chapters for study in chapter.studies):
+    """Return what each study says, from the first chapter that has its runs: by a table, and by a
+    figure where the tables of that chapter say nothing; those of studies with claims first."""
+    found: dict[tuple[str, str], Overview] = {}
+    studies = [study for chapter in chapters for study in chapter.studies]
+    for study in sorted(studies, key=lambda study: not study.verdicts):
         if study.overview:
-            found.setdefault(study.name, study.overview)
+            found.setdefault((study.name, study.overview.source), study.overview)
     return list(found.values())
 
 
 def _page_command(names: Sequence[str], frames: RunFrames, overrides: Sequence[str]) -> str:
     where = [] if frames.root == "runs" else ["--runs", frames.root]
     return shlex.join(["python", "scripts/report.py", *config_option(), *names, *where, *overrides])
+
+
+def _list_command(kind: Sequence[str], frames: RunFrames) -> str:
+    named = zip(RUN_KIND, kind, strict=True)
+    filters = [f"{name}={value}" for name, value in named if value]
+    where = [] if frames.root == "runs" else ["--runs", frames.root]
+    return shlex.join(["python", "scripts/runs.py", *where, "state=finished", *filters])
 
 
 def _build_chapter(
@@ -186,7 +205,7 @@ def _build_chapter(
         if variant.settings and not any(s.n_filled for s in (*tables, *figures)):
             problems = []  # not every study can have these settings
         where = variant.where if variant.settings else ""
-        overview = build_overview(study.title, where, tables)
+        overview = build_overview(study, where, [*tables, *figures])
         parts.append(StudyPart(name, verdicts, tables, figures, problems, overview))
     command = _page_command(variant.studies or names, frames, given)
     return Chapter(variant, with_run_dir(frames.root, given), command, parts)

@@ -26,13 +26,13 @@ class Estimate:
 
     @property
     def mean_text(self) -> str:
-        return "" if self.mean is None else f"{self.mean:+.{self.digits}f}"
+        return "" if self.mean is None else f"{self.mean:+z.{self.digits}f}"
 
     @property
     def interval_text(self) -> str:
         if self.low is None or self.high is None:
             return ""
-        return f"{self.low:+.{self.digits}f} to {self.high:+.{self.digits}f}"
+        return f"{self.low:+z.{self.digits}f} to {self.high:+z.{self.digits}f}"
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a study's first compared table says: one sentence and one forest plot."""
+"""What a study's first compared table or figure says: one sentence and one forest plot."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,8 @@ from lrd.analysis.comparison_text import POINTS, describe_differences
 from lrd.analysis.report.forest_plot import AxisScale, Estimate, fit_axis
 from lrd.analysis.report.sections import Section
 from lrd.analysis.report.tables import DIGITS, Grid, pooled_estimate
-from lrd.analysis.studies import ContrastSpec
+from lrd.analysis.studies import ContrastSpec, Study
+from lrd.analysis.studies.find import to_table
 
 MAX_CONTRASTS = 3  # of which a sentence speaks
 
@@ -38,8 +39,9 @@ class Overview:
     """The answer of a study.
 
     Attributes:
-        title, where: the study's, and under which settings the runs were made.
-        key: the anchor of the table.
+        title: the study's.
+        where: the figure, if the study says nothing by a table, and the settings of the runs.
+        source, key: a table or a figure, and its anchor.
         sentence: what the differences say.
         groups, pooled: the rows of the plot, and the mean over all of them.
         scale, ticks: the axis of the plot.
@@ -49,6 +51,7 @@ class Overview:
 
     title: str
     where: str
+    source: str
     key: str
     sentence: str
     groups: Sequence[ForestGroup]
@@ -66,29 +69,35 @@ class Overview:
 Compared = list[tuple[str, Comparison]]
 
 
-def build_overview(title: str, where: str, sections: Sequence[Section]) -> Overview | None:
-    """Return what the first table says that has a comparison with a pair of runs; None without.
+def build_overview(study: Study, where: str, sections: Sequence[Section]) -> Overview | None:
+    """Return what the first section says that compares a pair of runs; None without.
 
     Args:
-        title: the study's.
+        study: the study.
         where: the settings of the runs, if they are not the study's.
-        sections: the tables of the study.
+        sections: its tables and, for where they say nothing, its figures.
     """
     for section in sections:
-        grid = section.content
-        if isinstance(grid, Grid) and grid.contrasts is not None:
-            results = {found.cell: found for _, found, _ in section.members}
-            compared: dict[ContrastSpec, Compared] = {}
-            for pair in grid.table.pairs():
-                found = compare(results[pair.base], results[pair.other])
-                if found.n:
-                    label = pair.label.removesuffix(f", {pair.contrast}")
-                    compared.setdefault(pair.contrast, []).append((label, found))
-            return _build(title, where, section.key, compared)
+        grid, spec, source = section.content, None, "table"
+        if isinstance(grid, Grid):
+            spec = grid.table
+        elif grid is not None and section.name in study.figures:
+            spec, source, where = to_table(study.figures[section.name]), "figure", section.title
+        results = {found.cell: found for _, found, _ in section.members}
+        compared: dict[ContrastSpec, Compared] = {}
+        for pair in spec.pairs() if spec else ():
+            found = compare(results[pair.base], results[pair.other])
+            if found.n:
+                label = pair.label.removesuffix(f", {pair.contrast}")
+                compared.setdefault(pair.contrast, []).append((label, found))
+        if compared:
+            return _build(study.title, where, (source, section.key), compared)
     return None
 
 
-def _build(title: str, where: str, key: str, compared: dict[ContrastSpec, Compared]) -> Overview:
+def _build(
+    title: str, where: str, source: tuple[str, str], compared: dict[ContrastSpec, Compared]
+) -> Overview:
     if len(compared) == 1:
         ((contrast, pairs),) = compared.items()
         groups = _by_data(pairs)
@@ -123,7 +132,7 @@ def _build(title: str, where: str, key: str, compared: dict[ContrastSpec, Compar
     (unit, *others) = units
     unit = "" if others else POINTS.get(unit, unit)
     sentence = f"{sentence[:1].upper()}{sentence[1:]}."
-    return Overview(title, where, key, sentence, groups, pooled, scale, ticks, what, unit)
+    return Overview(title, where, *source, sentence, groups, pooled, scale, ticks, what, unit)
 
 
 def _arms(contrast: ContrastSpec, word: str) -> str:

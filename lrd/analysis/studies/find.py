@@ -194,7 +194,17 @@ def _study_of_sweep(experiment: str, overrides: Sequence[str]) -> tuple[Study, l
 
 def tables_of(study: Study) -> dict[str, TableSpec]:
     """Return the tables of a study; of one with figures alone, tables of their curves."""
-    return {**study.tables} or {name: _to_table(figure) for name, figure in study.figures.items()}
+    return {**study.tables} or {name: to_table(figure) for name, figure in study.figures.items()}
+
+
+def published_value(experiment: str, overrides: Sequence[str]) -> float | None:
+    """Return what a table of the studies has for a configuration, if it has one."""
+    tables = (table for study in all_studies() for table in study.tables.values())
+    for table in tables:
+        for cell in table.cells():
+            if cell.experiment == experiment and set(cell.overrides) <= set(overrides):
+                return cell.published
+    return None
 
 
 def figures_of(study: Study) -> dict[str, FigureSpec]:
@@ -202,7 +212,7 @@ def figures_of(study: Study) -> dict[str, FigureSpec]:
     return {**study.figures} or {name: _to_figure(table) for name, table in study.tables.items()}
 
 
-def _to_table(figure: FigureSpec) -> TableSpec:
+def to_table(figure: FigureSpec) -> TableSpec:
     """Return a table with a row a group and a column a curve, compared with the first curve."""
     named = [_curve_names(group) for group in figure.groups]
     columns = tuple(dict.fromkeys(name for curves in named for name in curves))

@@ -3,6 +3,7 @@
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -21,15 +22,16 @@ from lrd.analysis.comparison import (
     missing_commands,
     pair_arms,
     pool_comparisons,
-    published_value,
     score_table,
     study_pairs,
+    why_not_pooled,
 )
+from lrd.analysis.comparison_text import describe_differences
 from lrd.analysis.frames import RunFrames
 from lrd.analysis.matching import ScoreKind
 from lrd.analysis.resolve import requested_seeds, swept_settings
 from lrd.analysis.statistics import half_width, holm, pairs_needed, pool
-from lrd.analysis.studies.find import find_study
+from lrd.analysis.studies.find import find_study, published_value
 from tests.helpers.finished_runs import begin, finish_with, results_of
 from tests.unit.analysis.test_statistics import MAIZE
 
@@ -126,6 +128,23 @@ def test_scores_of_several_kinds_are_not_pooled():
     assert pool_comparisons([one, compare(losses, losses)]) is None
     empty = compare(cell({}), cell({}))  # has no score yet
     assert pool_comparisons([one, empty]) is not None
+
+
+def test_lengths_of_training_of_one_task_are_not_pooled():
+    def trained(task: str, **lengths: int) -> Comparison:
+        known = {f"train.{name}": value for name, value in lengths.items()} | {"dataset.name": task}
+        base, other = (replace(cell(scores), identity=known) for scores in (BASE, OTHER))
+        return compare(base, other)
+
+    short, long = trained("a", epochs=3), trained("a", epochs=30)
+    assert pool_comparisons([short, long]) is None
+    assert why_not_pooled([short, long]).endswith("train for several lengths")
+    assert pool_comparisons([short, trained("b", epochs=30)]) is not None
+    assert pool_comparisons([short, trained("a", epochs=3, max_steps=5)]) is None
+    mean = statistics.fmean(OTHER[seed] - BASE[seed] for seed in BASE)
+    text = describe_differences("B better", [("short", short), ("long", long)])
+    assert text.startswith(f"B better in 2 of 2: {mean:+.2f} percentage points (")
+    assert ") for short, " in text and text.count(f"{mean:+.2f}") == 2
 
 
 def test_convergence_is_of_the_same_pairs():

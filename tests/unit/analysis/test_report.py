@@ -20,13 +20,13 @@ import yaml
 from matplotlib.figure import Figure
 
 from lrd.analysis import studies
-from lrd.analysis.frames import RunFrames
+from lrd.analysis.frames import RunFrames, list_frame
 from lrd.analysis.report.forest_plot import WIDTH, fit_axis
 from lrd.analysis.report.render import DEVIATIONS, read_deviations
 from lrd.analysis.report.run_list import LIST_COLUMNS, list_run_rows
 from lrd.analysis.report.svg import to_svg
 from lrd.config.compose import CONFIGS
-from lrd.runs.store import RunIndex
+from lrd.runs.store import RunIndex, find_runs
 from scripts import report
 from tests.helpers.finished_runs import configured, curve, finish, grid
 from tests.helpers.small_study import FIGURE, learning_curves, small_study, table, write_study
@@ -357,6 +357,55 @@ def test_runs_of_other_settings_have_a_chapter_and_empty_studies_a_line(
     assert "own settings: other, small." in line and 'id="mnist"' not in found.source
     alone = write("train.epochs=3")
     assert "4 of 10 configurations" in alone.part("quickstart").text
+
+
+def test_a_study_of_figures_says_what_its_curves_show(tmp_path: Path, write: Written, folder: Path):
+    """Two lengths of training have no common mean; a table without runs says nothing."""
+    lines = learning_curves("adam")
+    lines["groups"] = [
+        {"label": f"{n} epochs", "overrides": f"optim=adam train.epochs={n}", "color": "#D55E00"}
+        for n in (2, 4)
+    ]
+    write_study(folder, tables={"none": table(["sgdm"], [])}, figures={FIGURE: lines})
+    gaps = []
+    for n in (2, 4):
+        made = grid(tmp_path, "quickstart", ["adam"], 3, n, f"train.epochs={n}", gain=n / 4)
+        pairs = zip(made["adam", "1"], made["adam", "0.5"], strict=True)
+        gaps.append([other.final - base.final for base, other in pairs])
+    found = write().part("overview")
+    texts = []
+    for values in gaps:
+        mean, width = statistics.fmean(values), T2 * statistics.stdev(values) / math.sqrt(3)
+        texts.append(f"{mean:+.2f} ({mean - width:+.2f} to {mean + width:+.2f})")
+    one, two = (text.replace(" (", " percentage points (") for text in texts)
+    said = f"LRD better than base in 2 of 2: {one} for 2 epochs, {two} for 4 epochs, n = 3."
+    assert said in found.text and "Curves on the digits" in found.text
+    rows = {row[0]: row[2] for row in found.rows() if len(row) > 3}
+    assert (rows["2 epochs"], rows["4 epochs"]) == tuple(texts)
+    assert not any("together" in name for name in rows)
+    assert {"href": f"#{FIGURE}"} in found.named("a")
+
+
+def test_runs_of_a_length_and_settings_of_their_own_have_a_chapter_or_a_line(
+    tmp_path: Path, write: Written
+):
+    fast = ("train.compile=true", "train.precision=fast", "train.channels_last=true")
+    odd = ("train.batch_size=64", "train.clip_norm=1")
+    grid(tmp_path, "quickstart", ["adam"], 3, 3, "scale=0.1", *fast, *odd)
+    grid(tmp_path, "table1_mnist", ["adam", "sgdm"], 1, 2)
+    found = write()
+    given = " ".join(["scale=0.1", *sorted((*fast, *odd))])
+    assert f"python scripts/report.py small --runs {tmp_path} {given}" in found.text
+    assert "the study's epochs with train.batch_size=64" in found.text
+    (key,) = re.findall(r'<section class="study" id="(quickstart-at-0.1-with-[^"]*)"', found.source)
+    assert "2 of 10 configurations, n = 3" in found.part(key).text
+    lines = found.part("elsewhere").text
+    for optimizer in ("Adam", "SGDM"):
+        filters = f"dataset=MNIST model=FCNet optimizer={optimizer}"
+        shown = f"python scripts/runs.py --runs {tmp_path} state=finished {filters}"
+        said = f"2 finished runs of no study's configuration, MNIST, FCNet, {optimizer}: {shown}"
+        assert said in lines
+    assert len(list_frame(list(find_runs(tmp_path)), ["state=finished", *filters.split()])) == 2
 
 
 def test_what_contrasts_say_over_tasks_stands_below_the_table(tmp_path: Path, write: Written):
