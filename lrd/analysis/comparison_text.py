@@ -1,5 +1,6 @@
 """What compare.py prints of pairs of arms: scores, convergence, power and equivalence."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import Any
@@ -32,7 +33,7 @@ from lrd.analysis.statistics import FEW, PAIRS_LIMIT, PairedDifferences, Pooled,
 from lrd.config.fingerprint import diff_identities
 
 Comparisons = Mapping[str, Comparison]
-MAX_OPEN = 4  # of the comparisons that show no difference, up to which they are named
+MAX_NAMED = 4  # comparisons, up to which they are named
 POINTS = {"%": "percentage points"}  # the unit of differences
 
 BOLD = "the better arm is bold where the 95 % interval excludes 0"
@@ -73,42 +74,42 @@ def comparison_report(pairs: Sequence[ArmPair], gap: float | None = None) -> Rep
 
 
 def describe_differences(what: str, pairs: Sequence[tuple[str, Comparison]]) -> str:
-    """Return in words in how many comparisons the other arm is better, by how much, and where no
-    difference is shown.
+    """Return in words where the other arm is better, where it is worse, where no difference is
+    shown by the 95 % interval, and the mean difference.
 
     Args:
-        what: how the sentence begins, such as "Lion better than Adam".
+        what: what is compared, such as "Lion against Adam".
         pairs: named comparisons, each with a pair of runs.
     """
-    better, worse, open_ = 0, 0, []
+    kinds: dict[str, list[str]] = {"better": [], "worse": [], "no difference shown": []}
     for label, found in pairs:
         sign = 1 if found.score.maximize else -1
-        low, high = (sign * end for end in found.effect.interval or (float("nan"),) * 2)
-        better += sign * (found.effect.mean or 0.0) > 0
-        worse += max(low, high) < 0
-        if not (min(low, high) > 0 or max(low, high) < 0):
-            open_.append(label)
-    text = what if len(pairs) == 1 and better else f"{what} in {better} of {len(pairs)}"
-    text += f" and worse in {worse}" if worse else ""
+        ends = [sign * end for end in found.effect.interval or (-math.inf, math.inf)]
+        kind = "better" if min(ends) > 0 else "worse" if max(ends) < 0 else "no difference shown"
+        kinds[kind].append(label)
+    said = [kind + _where(labels, len(pairs)) for kind, labels in kinds.items() if labels]
+    text = f"{what}: {', '.join(said)}"
     pooled = pool_comparisons([found for _, found in pairs])
     effect = pooled.effect if pooled and pooled.by_cell.n > 1 else None
     effect = pairs[0][1].effect if len(pairs) == 1 else effect
     if effect is not None and effect.mean is not None:
-        text += f", mean difference {_describe_effect(effect, pairs[0][1].score.unit)}"
-    elif pooled is None and len(pairs) <= MAX_OPEN:
-        each = (f"{_describe_effect(c.effect, c.score.unit)} for {label}" for label, c in pairs)
-        text += f": {', '.join(each)}"
+        text += f"; mean difference {_describe_effect(effect, pairs[0][1].score.unit)}"
+    elif pooled is None and len(pairs) <= MAX_NAMED:
+        each = (f"{label} {_describe_effect(c.effect, c.score.unit)}" for label, c in pairs)
+        text += f"; {', '.join(each)}"
     n = sorted({found.n for _, found in pairs})
-    text += f", n = {n[0]}" + (f" to {n[-1]}" if len(n) > 1 else "")
-    if open_:
-        named = ", ".join(open_) if len(open_) <= MAX_OPEN else f"{len(open_)} of them"
-        where = (
-            "" if len(pairs) == 1 else " for any" if len(open_) == len(pairs) else f" for {named}"
-        )
-        text += f", a difference not shown{where}"
+    text += f"; n = {n[0]}" + (f" to {n[-1]}" if len(n) > 1 else "")
     if failed := sum(len(found.base.failed) + len(found.other.failed) for _, found in pairs):
         text += f", {failed} failed run{'s' * (failed > 1)} left out"
     return text
+
+
+def _where(labels: Sequence[str], total: int) -> str:
+    """Return in how many of all comparisons, and in which, if they are some and few."""
+    if total == 1:
+        return ""
+    named = f" ({', '.join(labels)})" if len(labels) <= MAX_NAMED and len(labels) < total else ""
+    return f" in {len(labels)} of {total}{named}"
 
 
 def _describe_effect(effect: PairedDifferences, unit: str) -> str:
@@ -164,7 +165,7 @@ def _head(pairs: Sequence[ArmPair]) -> tuple[dict[str, Comparison], list[str]]:
     settings = ", ".join(dict.fromkeys(chain.from_iterable(changed)))
     lines = [title]
     if known := [(name, found) for name, found in table.items() if found.n]:
-        lines += [f"{describe_differences(f'{other} better than {base}', known)}."]
+        lines += [f"{describe_differences(f'{other} against {base}', known)}."]
     lines += [f"pairs by seed; {other} has {settings}"]
     for name, found in table.items():
         if found.failed:

@@ -189,7 +189,7 @@ def test_the_first_screen_has_the_sentence_and_its_forest_plot(opened: Page):
     height = (opened.viewport_size or {"height": 0})["height"]
     plot = opened.locator("#overview .forest").first
     box = plot.bounding_box() or {"x": 0, "y": 0, "width": 0, "height": 0}
-    assert opened.locator(".finding").first.inner_text().startswith("With LRD better than without")
+    assert opened.locator(".finding").first.inner_text().startswith("With LRD against without")
     assert 0 < box["y"] and box["y"] + box["height"] < height
     ticks = {
         float(tick.text_content() or ""): tick.evaluate(CENTER)

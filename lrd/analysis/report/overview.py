@@ -114,14 +114,12 @@ def _build(
         ]
         pooled, what = None, "the second minus the first of each pair"
     said = [
-        describe_differences(
-            f"{contrast.label}: better" if contrast.label else _arms(contrast, "better than"), pairs
-        )
+        describe_differences(contrast.label or _arms(contrast, "against"), pairs)
         for contrast, pairs in compared.items()
     ]
     if len(said) > MAX_CONTRASTS:
         said = [*said[:MAX_CONTRASTS], f"{len(said) - MAX_CONTRASTS} more comparisons below"]
-    sentence = "; ".join(said)
+    sentence = ". ".join(map(_capitalize, said)) + "."
     rows = [row for group in groups for row in group.rows]
     marks = [value for row in rows for value in (row.estimate.mean, row.published)]
     estimates = [row.estimate for row in rows if (row.estimate.n or 0) > 2]
@@ -131,8 +129,12 @@ def _build(
     units = {found.score.unit for pairs in compared.values() for _, found in pairs}
     (unit, *others) = units
     unit = "" if others else POINTS.get(unit, unit)
-    sentence = f"{sentence[:1].upper()}{sentence[1:]}."
     return Overview(title, where, *source, sentence, groups, pooled, scale, ticks, what, unit)
+
+
+def _capitalize(text: str) -> str:
+    """Return a sentence with a capital; one that begins with a setting as it is."""
+    return text if "=" in text.split()[0] else text[:1].upper() + text[1:]
 
 
 def _arms(contrast: ContrastSpec, word: str) -> str:

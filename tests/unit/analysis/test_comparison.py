@@ -142,9 +142,28 @@ def test_lengths_of_training_of_one_task_are_not_pooled():
     assert pool_comparisons([short, trained("b", epochs=30)]) is not None
     assert pool_comparisons([short, trained("a", epochs=3, max_steps=5)]) is None
     mean = statistics.fmean(OTHER[seed] - BASE[seed] for seed in BASE)
-    text = describe_differences("B better", [("short", short), ("long", long)])
-    assert text.startswith(f"B better in 2 of 2: {mean:+.2f} percentage points (")
-    assert ") for short, " in text and text.count(f"{mean:+.2f}") == 2
+    text = describe_differences("B", [("short", short), ("long", long)])
+    shown = f"no difference shown in 2 of 2; short {mean:+.2f} percentage points ("
+    assert text.startswith(f"B: {shown}")
+    assert "), long " in text and text.count(f"{mean:+.2f}") == 2
+
+
+def test_a_sentence_counts_what_intervals_show_and_names_the_few():
+    good = both(*[([90], [92 + 0.1 * k]) for k in range(3)])
+    bad = both(*[([92 + 0.1 * k], [90]) for k in range(3)])
+    open_ = both(([90], [91]), ([90], [89]), ([90], [91]))
+    three = [("x", good), ("y", bad), ("z", open_)]
+    text = describe_differences("B against A", three)
+    head = (
+        "B against A: better in 1 of 3 (x), worse in 1 of 3 (y), no difference shown in 1 of 3 (z)"
+    )
+    assert text.startswith(f"{head}; mean difference +0.11 percentage points (")
+    fewer = both(*[([90], [92 + 0.1 * k]) for k in range(3)], maximize=False)
+    assert describe_differences("B against A", [("x", fewer)]).startswith(
+        "B against A: worse; mean"
+    )
+    none = describe_differences("B against A", [("z", open_), ("w", open_)])
+    assert none.startswith("B against A: no difference shown in 2 of 2; mean difference +0.33 ")
 
 
 def test_convergence_is_of_the_same_pairs():

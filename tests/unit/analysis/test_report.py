@@ -304,8 +304,8 @@ def test_the_first_thing_is_a_sentence_and_a_forest_plot(
         return f"{mean:+.2f} ({mean - width:+.2f} to {mean + width:+.2f})"
 
     mean, interval = estimate(pooled).split(" ", 1)
-    sentence = f"With LRD better than without in 2 of 2, mean difference {mean} percentage points "
-    sentence += f"{interval}, n = 3, a difference not shown for sgdm."
+    sentence = "With LRD against without: better in 1 of 2 (adam), no difference shown in 1 of 2 "
+    sentence += f"(sgdm); mean difference {mean} percentage points {interval}; n = 3."
     overview = found.part("overview")
     assert sentence in overview.text
     rows = {row[0]: [row[2], *row[3:]] for row in overview.rows() if len(row) > 3}
@@ -348,9 +348,7 @@ def test_runs_of_other_settings_have_a_chapter_and_empty_studies_a_line(
     assert "the 12 runs that differ from a study's by train.epochs=3" in found.text
     assert f"python scripts/report.py small --runs {tmp_path} train.epochs=3" in found.text
     assert found.part("D1-with-train.epochs-3").text.startswith("supported")
-    assert (
-        "with train.epochs=3 With LRD better than without in 2 of 2" in found.part("overview").text
-    )
+    assert "with train.epochs=3 With LRD against without: " in found.part("overview").text
     assert "No run has the settings of a study." in found.text
     line = found.part("elsewhere").text
     assert "4 finished runs with optim.lr=0.02: python scripts/report.py small" in line
@@ -378,7 +376,7 @@ def test_a_study_of_figures_says_what_its_curves_show(tmp_path: Path, write: Wri
         mean, width = statistics.fmean(values), T2 * statistics.stdev(values) / math.sqrt(3)
         texts.append(f"{mean:+.2f} ({mean - width:+.2f} to {mean + width:+.2f})")
     one, two = (text.replace(" (", " percentage points (") for text in texts)
-    said = f"LRD better than base in 2 of 2: {one} for 2 epochs, {two} for 4 epochs, n = 3."
+    said = f"LRD against base: better in 2 of 2; 2 epochs {one}, 4 epochs {two}; n = 3."
     assert said in found.text and "Curves on the digits" in found.text
     rows = {row[0]: row[2] for row in found.rows() if len(row) > 3}
     assert (rows["2 epochs"], rows["4 epochs"]) == tuple(texts)

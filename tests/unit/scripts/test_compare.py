@@ -65,8 +65,8 @@ def test_scores_by_cell_and_over_cells(root: Path, capsys):
     title, answer, *_ = head.splitlines()
     assert title == "quickstart: with LRD against without"
     assert answer == (
-        "with LRD better than without in 2 of 2, mean difference +1.17 percentage points (-1.42 to "
-        "+3.75), n = 3, a difference not shown for any."
+        "with LRD against without: no difference shown in 2 of 2; mean difference +1.17 percentage "
+        "points (-1.42 to +3.75); n = 3."
     )
     # mean 4/3, deviation sqrt(13/3), t = 1.1094, quantile 4.3027
     assert row(scores, "SGDM") == [
