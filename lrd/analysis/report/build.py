@@ -121,7 +121,11 @@ def build_page(
         full = replace(full, studies=[study for study in full.studies if study.has_runs])
     else:
         empty = []
+    studies = [find_study(name)[0] for name in names]
+    titles = list(dict.fromkeys(study.title for study in studies))
+    pages = dict.fromkeys(study.deviations for study in studies if study.deviations)
     page = render(
+        title=titles[0] if len(titles) == 1 else "Learning Rate Dropout",
         summary=summarize_runs(frames),
         root=frames.root,
         command=full.command,
@@ -135,7 +139,7 @@ def build_page(
         ],
         unlike=[(kind, n, _list_command(kind, frames)) for kind, n in variants.unlike],
         empty=empty,
-        deviations=read_deviations(),
+        deviations=[read_deviations(page) for page in pages],
         listing=list_run_rows(frames, out.parent),
         heads=LIST_COLUMNS,
         numbers=NUMBER_COLUMNS,

@@ -18,9 +18,7 @@ from lrd.analysis.report.forest_plot import rule_estimates
 from lrd.analysis.report.sections import pluralize
 
 HERE = Path(__file__).parent
-DEVIATIONS = Path(__file__).parents[3] / "docs" / "deviations.md"
-HEADING = "Deviations from the paper"
-_SECTION = re.compile(rf"^#+ ({HEADING}[^\n]*)\n(.*?)(?=^#+ |\Z)", re.MULTILINE | re.DOTALL)
+_SECTION = re.compile(r"^#+ (Deviations[^\n]*)\n(.*?)(?=^#+ |\Z)", re.MULTILINE | re.DOTALL)
 _CODE = re.compile(r"`([^`]+)`")
 _BOLD = re.compile(r"\*\*([^*]+)\*\*")
 _LINK = re.compile(r"\[([^\]]+)\]\((https?://[^)\s]+)\)")
@@ -77,15 +75,18 @@ def to_title(name: str) -> str:
     return f"{kind.capitalize()} {number}" + (f" ({rest.replace('_', ' ')})" if rest else "")
 
 
-def read_deviations(page: Path = DEVIATIONS) -> tuple[str, list[Markup]]:
-    """Return the list of deviations from the paper in docs/: its heading and its entries.
+def read_deviations(page: Path) -> tuple[str, list[Markup]]:
+    """Return the heading and the entries of a page's list of deviations.
 
     Raises:
-        ValueError: if the page has no such section.
+        ValueError: in one line, if there is no such page, or no such section in it.
     """
-    section = _SECTION.search(page.read_text())
+    try:
+        section = _SECTION.search(page.read_text())
+    except OSError as error:
+        raise ValueError(f"cannot read the deviations {page}: {error.strerror}") from error
     if section is None:
-        raise ValueError(f"{page} must have a section '# {HEADING}'")
+        raise ValueError(f"{page} must have a section '# Deviations ...' with a list")
     items = re.split(r"^- ", section[2], flags=re.MULTILINE)[1:]
     return section[1], [_to_html(" ".join(item.split())) for item in items]
 

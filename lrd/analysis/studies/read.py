@@ -34,6 +34,9 @@ ROW_KEYS = ("labels", "overrides", "published", "experiment", "target")
 GROUP_KEYS = ("label", "overrides", "color", "curves", "published")
 
 
+KEYS = {"title", "tables", "figures", "claims", "replications", "deviations"}  # of a file
+
+
 @dataclass(frozen=True)
 class Replication:
     """What others published of two configurations: ``values`` of ``base`` and ``other``, by a
@@ -53,7 +56,11 @@ class Replication:
 
 @dataclass(frozen=True)
 class Study:
-    """Tables and figures by name, claims, and what others published of their configurations."""
+    """Tables and figures by name, claims, and what others published of their configurations.
+
+    ``deviations``: the page that lists what its experiments do differently from the source of its
+    published numbers, if it has one.
+    """
 
     name: str
     title: str
@@ -61,6 +68,7 @@ class Study:
     figures: Mapping[str, FigureSpec] = field(default_factory=dict)
     claims: tuple[Claim, ...] = ()
     replications: tuple[Replication, ...] = ()
+    deviations: Path | None = None
 
     def cells(self) -> list[CellSpec]:
         """Return the configurations that the study reads, in the order in which it names them."""
@@ -113,6 +121,10 @@ def _read_study(path: Path, changed: int) -> Study:
         claims = read_claims(content.get("claims", {}))
         title = content.get("title", path.stem)
         replications = tuple(_replication(**r) for r in content.get("replications", ()))
+        page = content.get("deviations")
+        deviations = None if page is None else (path.parent / page).resolve()
+        if unknown := content.keys() - KEYS:
+            raise KeyError(f"unknown {sorted(unknown)[0]}, beside {', '.join(sorted(KEYS))}")
     except (
         *(YAMLError, OmegaConfBaseException, UnicodeDecodeError),
         *(KeyError, TypeError, AttributeError, IndexError),
@@ -121,7 +133,7 @@ def _read_study(path: Path, changed: int) -> Study:
         raise ValueError(f"{path} must be as study/lrd_paper.yaml: {what}") from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    return Study(path.stem, title, tables, figures, claims, replications)
+    return Study(path.stem, title, tables, figures, claims, replications, deviations)
 
 
 def _replication(

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from lrd.analysis import studies
 from lrd.analysis.frames import RunFrames, list_frame
 from lrd.analysis.report.forest_plot import WIDTH, fit_axis
-from lrd.analysis.report.render import DEVIATIONS, read_deviations
+from lrd.analysis.report.render import read_deviations
 from lrd.analysis.report.run_list import LIST_COLUMNS, list_run_rows
 from lrd.analysis.report.svg import to_svg
 from lrd.config.compose import CONFIGS
@@ -542,11 +542,32 @@ def test_regularizers_and_other_settings_of_lrd_are_listed(tmp_path: Path):
 
 
 def test_the_deviations_are_those_of_their_page():
-    section = DEVIATIONS.read_text().partition("# Deviations")[2]
+    path = ROOT / "docs" / "deviations.md"
+    section = path.read_text().partition("# Deviations")[2]
     written = ["".join(re.sub(r"`|\*\*", "", item).split()) for item in section.split("\n- ")[1:]]
-    title, items = read_deviations()
+    title, items = read_deviations(path)
     assert title.startswith("Deviations from the paper")
     assert ["".join(Page(str(item)).text.split()) for item in items] == written
+    paper = studies.read_study(CONFIGS / "study" / "lrd_paper.yaml")
+    assert paper.deviations == path
+
+
+def test_a_page_of_one_study_has_its_title_and_its_deviations_alone(
+    tmp_path: Path, write: Written, capsys: pytest.CaptureFixture[str]
+):
+    study = tmp_path / "mine.yaml"
+    row = "rows: [{labels: [r], overrides: optim=adam}], columns: {a: lrd.p=1}"
+    table = f"{{mine: {{title: T, heads: [x], experiment: quickstart, {row}}}}}"
+    study.write_text(f"title: Mine & more\ntables: {table}\n")
+    source = write(str(study)).source
+    assert "<h1>Mine &amp; more <span>" in source
+    assert "deviations" not in source.lower() and "arXiv" not in source
+    study.write_text(study.read_text() + "deviations: page.md\n")
+    assert report.main([str(study), "--out", str(tmp_path / "a.html")]) == 2
+    assert capsys.readouterr().err.startswith(f"error: cannot read the deviations {tmp_path}/page")
+    (tmp_path / "page.md").write_text("# Deviations of mine\n\n- one\n")
+    found = write(str(study)).part("deviations")
+    assert "Deviations of mine" in found.text and "one" in found.text
 
 
 def test_markdown_is_text_but_for_code_bold_and_links(tmp_path: Path):
@@ -561,7 +582,7 @@ def test_markdown_is_text_but_for_code_bold_and_links(tmp_path: Path):
         ],
     )
     readme.write_text("# A\n")
-    with pytest.raises(ValueError, match="must have a section '# Deviations from the paper'"):
+    with pytest.raises(ValueError, match="must have a section '# Deviations"):
         read_deviations(readme)
 
 
