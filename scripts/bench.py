@@ -16,6 +16,7 @@ data    images/s of the batches alone, and of photos with masks
 growth  how a step's cost grows with parameters, tensors, p and batch size
 hours   how long the paper's experiments take, from a few steps of each
 startup CPU time of `import lrd` and of every command's --help
+page    seconds of report.py over all studies, from invented runs
 sweep   seconds of several runs on this machine: in turn, by +cluster=local, two at once
 """
 
@@ -36,6 +37,7 @@ SECTIONS = {  # functions of scripts.benchmarks, imported after the arguments ar
     "growth": "scaling.measure_scaling",
     "hours": "duration.measure_hours",
     "startup": "commands.measure_startup",
+    "page": "commands.measure_pages",
     "sweep": "commands.measure_sweeps",
 }
 

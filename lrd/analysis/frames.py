@@ -56,16 +56,33 @@ class RunFrames:
 
     def select(self, fingerprint: str, status: str) -> pd.DataFrame:
         """Return the runs of a configuration with this status, indexed by seed."""
-        none = self.runs.iloc[:0].set_index("seed", drop=False)
-        return self._selected.get((fingerprint, status), none)
+        return self._selected.get((fingerprint, status), self._none)
 
     def epochs(self, folder: str) -> pd.DataFrame:
         """Return the epochs of one run, indexed by epoch."""
         return self._epochs.get(folder, self.curves.iloc[:0])
 
+    def metric(self, folder: str, key: str) -> pd.Series:
+        """Return a metric of one run by epoch, at the epochs that log it."""
+        if key not in self._by_metric:
+            curves = self.curves.set_index("epoch")
+            values: Any = curves.get(key, pd.Series(math.nan, curves.index))
+            values = pd.to_numeric(values, errors="coerce")
+            is_logged = values.notna() | (~curves.finite.astype(bool) & (key in curves))
+            self._by_metric[key] = dict(iter(values[is_logged].groupby(curves.folder[is_logged])))
+        return self._by_metric[key].get(folder, pd.Series(dtype=float))
+
+    @cached_property
+    def _by_metric(self) -> dict[str, dict[Any, Any]]:
+        return {}
+
     def run(self, folder: str) -> Run:
         """Return the run in a directory, for what is no column of a frame."""
         return self._by_folder[folder]
+
+    @cached_property
+    def _none(self) -> pd.DataFrame:
+        return self.runs.iloc[:0].set_index("seed", drop=False)
 
     @cached_property
     def _selected(self) -> dict[Any, Any]:

@@ -15,7 +15,14 @@ import numpy as np
 import pandas as pd
 
 from lrd.analysis.frames import RunFrames
-from lrd.analysis.resolve import Resolved, resolve_cell, run_line, sweep_parameters, sweep_values
+from lrd.analysis.resolve import (
+    Resolved,
+    resolve_cell,
+    resolve_cells,
+    run_line,
+    sweep_parameters,
+    sweep_values,
+)
 from lrd.analysis.statistics import half_width
 from lrd.analysis.studies import CellSpec
 from lrd.config.fingerprint import DEFAULTS, diff_identities
@@ -93,16 +100,12 @@ class CellResults:
     def curves(self, key: str) -> dict[int, pd.Series]:
         """Return, by seed, a metric by epoch, at the epochs that log it. Raises ValueError, in one
         line, where a metrics.jsonl is damaged."""
-        found = {}
-        for run in self.runs.itertuples(index=False):
-            row: Any = run
-            if math.isnan(row.epochs_done):
-                raise ValueError(row.problem)
-            epochs: Any = self.frames.epochs(row.folder)
-            values: Any = pd.to_numeric(epochs.get(key, pd.Series(dtype=float)), errors="coerce")
-            logged = values.notna() | ~epochs.finite.reindex(values.index).astype(bool)
-            found[row.seed] = values[logged]
-        return found
+        runs = self.runs
+        for done, problem in zip(runs.epochs_done, runs.problem, strict=True):
+            if math.isnan(done):
+                raise ValueError(problem)
+        seeds = zip(runs.index, runs.folder, strict=True)
+        return {seed: self.frames.metric(folder, key) for seed, folder in seeds}
 
     @property
     def mean(self) -> float | None:
@@ -124,6 +127,8 @@ def collect_results(
 ) -> dict[CellSpec, CellResults]:
     """Match every cell, under further overrides, with its runs. Raises ValueError in one line."""
     found = {}
+    cells = list(cells)
+    resolve_cells((cell, overrides) for cell in cells)
     for cell in cells:
         asked = resolve_cell(cell, overrides)
         found[cell] = CellResults(cell, asked.identity, asked.fingerprint, frames)
@@ -140,6 +145,8 @@ def _cell_name(cell: CellSpec) -> str:
 def describe_mixture(values: Any) -> str:
     """Return which seeds have which value, ``bf16 (seed 0), fp32 (seeds 1, 2)``; empty where all
     are equal. ``values`` is indexed by seed."""
+    if len(values) < 2:
+        return ""
     texts = values.astype(object).where(values.notna(), None).map(str)
     if texts.nunique() < 2:
         return ""

@@ -1,17 +1,16 @@
 """From overrides to configurations and fingerprints, and from an experiment to its jobs.
 
-Hydra takes about 60 ms to compose a configuration, and a page asks for several hundred that differ
-in few groups. So the groups of a command line are composed once per process, and its values are
-set in a copy: Hydra applies values after all groups too.
+A page asks for several hundred configurations that differ in few groups. So the groups of a command
+line are composed once per process, and its values are set in a copy: Hydra applies values after
+all groups too.
 """
 
+import pickle
 import shlex
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from copy import deepcopy
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields
-from functools import cache
-from pathlib import Path
+from functools import cache, partial
 from typing import Any
 
 import hydra
@@ -23,15 +22,18 @@ from omegaconf import DictConfig, OmegaConf
 from lrd.config.compose import (
     CONFIGS,
     compose,
+    composer,
     config_dirs,
     format_error,
-    load,
     require_checkout,
     to_config,
 )
+from lrd.config.composer import Composer
 from lrd.config.fingerprint import fingerprint, identity
+from lrd.config.parallel import run_jobs
 from lrd.config.schema import Config
 
+WORTH_A_PROCESS = 8  # compositions, from which a second process is
 NUMBERS = {f.name for f in fields(Config) if f.type in (int, float)}  # settings without a group
 
 
@@ -53,21 +55,46 @@ class Resolved:
     fingerprint: str
 
 
+_resolved: dict[tuple[Composer, tuple[str, ...]], Resolved] = {}
+
+
 def resolve(overrides: Sequence[str]) -> Resolved:
     """Return what ``python run.py OVERRIDES`` would run. Raises ValueError in one line."""
-    return _resolve(tuple(overrides), config_dirs())
+    key = composer(), tuple(overrides)
+    if key not in _resolved:
+        config = to_config(_recompose(overrides))
+        found = identity(config)
+        _resolved[key] = Resolved(config, found, fingerprint(found))
+    return _resolved[key]
 
 
 def resolve_cell(cell: CellSpec, overrides: Sequence[str] = ()) -> Resolved:
     """Return the configuration of a cell under further overrides."""
-    return resolve((f"+experiment={cell.experiment}", *cell.overrides, *overrides))
+    return resolve(_command_line(cell, overrides))
 
 
-@cache
-def _resolve(overrides: tuple[str, ...], dirs: tuple[Path, ...]) -> Resolved:
-    config = to_config(_recompose(overrides))
-    found = identity(config)
-    return Resolved(config, found, fingerprint(found))
+def resolve_cells(requests: Iterable[tuple[CellSpec, Sequence[str]]]) -> None:
+    """Resolve many cells on all cores, for :func:`resolve_cell` to return at once. What is wrong
+    with one is left to it."""
+    groups: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
+    for line in dict.fromkeys(_command_line(*request) for request in requests):
+        if (composer(), line) not in _resolved:
+            groups.setdefault(_groups_of(line), []).append(line)
+    if len(groups) >= WORTH_A_PROCESS:
+        for found in run_jobs([partial(_resolve_group, lines) for lines in groups.values()]):
+            _resolved.update({(composer(), line): each for line, each in found.items()})
+
+
+def _resolve_group(lines: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], Resolved]:
+    found = {}
+    for line in lines:
+        with suppress(ValueError):
+            found[line] = resolve(line)
+    return found
+
+
+def _command_line(cell: CellSpec, overrides: Sequence[str]) -> tuple[str, ...]:
+    return (f"+experiment={cell.experiment}", *cell.overrides, *overrides)
 
 
 def _recompose(overrides: Sequence[str]) -> DictConfig:
@@ -77,8 +104,7 @@ def _recompose(overrides: Sequence[str]) -> DictConfig:
         parsed = OverridesParser.create().parse_overrides(values)
         if any(o.is_sweep_override() for o in parsed):
             return compose(overrides)
-        groups = tuple(o for o in overrides if not _is_value(o))
-        config = deepcopy(_compose_groups(groups, config_dirs()))
+        config = pickle.loads(_compose_groups(_groups_of(overrides), composer()))
         for override in parsed:
             OmegaConf.update(config, override.key_or_group, override.value())
         return config
@@ -87,8 +113,12 @@ def _recompose(overrides: Sequence[str]) -> DictConfig:
 
 
 @cache
-def _compose_groups(overrides: tuple[str, ...], dirs: tuple[Path, ...]) -> DictConfig:
-    return compose(overrides)
+def _compose_groups(overrides: tuple[str, ...], using: Composer) -> bytes:
+    return pickle.dumps(compose(overrides))  # which is copied five times as fast
+
+
+def _groups_of(overrides: Iterable[str]) -> tuple[str, ...]:
+    return tuple(o for o in overrides if not _is_value(o))
 
 
 def _is_value(override: str) -> bool:
@@ -103,17 +133,18 @@ def setting_name(override: str) -> str:
 
 def sweep_parameters(experiment: str) -> dict[str, str]:
     """Return what an experiment sweeps, as on the command line. Raises ValueError if unknown."""
-    return _sweep_parameters(experiment, config_dirs())
+    return _sweep_parameters(experiment, composer())
 
 
 @cache
-def _sweep_parameters(experiment: str, dirs: tuple[Path, ...]) -> dict[str, str]:
+def _sweep_parameters(experiment: str, using: Composer) -> dict[str, str]:
     require_checkout()
     try:
-        composed = load([f"+experiment={experiment}"], return_hydra_config=True)
+        _, launch = using.compose([f"+experiment={experiment}"])
     except Exception as error:
         raise ValueError(format_error(error)) from error
-    return {str(name): str(text) for name, text in (composed.hydra.sweeper.params or {}).items()}
+    params = OmegaConf.select(launch, "sweeper.params") or {}
+    return {str(name): str(text) for name, text in params.items()}
 
 
 def sweep_values(name: str, text: str) -> list[str]:

@@ -8,7 +8,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from math import inf, sqrt
 from statistics import fmean, stdev
 from typing import Any
@@ -25,9 +25,15 @@ FEW = 8  # pairs, below which a permutation test or a plan by their own spread s
 
 def half_width(samples: Any, level: float = 0.95) -> Any:
     """Return half of the t interval of the mean over the first axis, which has two or more."""
+    n = len(samples)
+    return _t_quantile((1 + level) / 2, n - 1) * np.std(samples, axis=0, ddof=1) / sqrt(n)
+
+
+@cache
+def _t_quantile(share: float, degrees: int) -> float:
     from scipy import stats
 
-    return stats.t.ppf((1 + level) / 2, len(samples) - 1) * stats.sem(samples)
+    return float(stats.t.ppf(share, degrees))
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import logging
 import os
 import re
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from functools import cache, partial
@@ -15,6 +15,7 @@ import hydra
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from lrd.config.composer import Composer
 from lrd.config.messages import (
     CONFIGS,
     GROUP_MEANINGS,
@@ -51,7 +52,7 @@ def to_config(cfg: DictConfig) -> Config:
         ValueError: an unknown key, a wrong type or a broken rule, in one line.
     """
     try:
-        _reject_unknown(cfg, Config, "", _settings_of(cfg))
+        _reject_unknown(cfg, Config, "", partial(_settings_of, cfg))
         config = OmegaConf.to_object(cfg)
     except OmegaConfBaseException as error:
         raise ValueError(format_error(error)) from error
@@ -101,11 +102,13 @@ def restore_config(recorded: dict[str, Any], identity: Container[str]) -> Config
     return config
 
 
-def _reject_unknown(cfg: DictConfig, schema: type, prefix: str, known: Sequence[str]) -> None:
+def _reject_unknown(
+    cfg: DictConfig, schema: type, prefix: str, known: Callable[[], Sequence[str]]
+) -> None:
     types = {f.name: f.type for f in fields(schema)}
     for name in cfg:
         if name not in types:
-            raise ValueError(unknown_setting(f"{prefix}{name}", known))
+            raise ValueError(unknown_setting(f"{prefix}{name}", known()))
         if is_dataclass(kind := types[str(name)]):
             _reject_unknown(cfg[name], kind, f"{prefix}{name}.", known)  # type: ignore[arg-type]
         elif get_origin(kind) is list and not isinstance(cfg[name], ListConfig):
@@ -185,6 +188,10 @@ def compose(overrides: Sequence[str]) -> DictConfig:
     """
     require_checkout()
     try:
+        return _composer.compose(overrides)[0]
+    except Exception:
+        pass  # Hydra says what is wrong
+    try:
         return load(overrides)
     except Exception as error:
         raise ValueError(explain(error, overrides)) from error
@@ -203,7 +210,7 @@ def _folder_name(*, _parent_: DictConfig) -> str:
 
 
 OmegaConf.register_new_resolver("lrd.folder_name", _folder_name, replace=True)
-_config_dir: Path | None = None  # see use_config_dir
+_composer = Composer([CONFIGS])  # see use_config_dir
 
 
 @contextmanager
@@ -213,27 +220,32 @@ def use_config_dir(folder: str | Path | None) -> Iterator[None]:
     Raises:
         ValueError: There is no such directory.
     """
-    global _config_dir
+    global _composer
     if folder is not None and not Path(folder).is_dir():
         raise ValueError(f"--config-dir must be a directory, got {folder}")
-    before, _config_dir = _config_dir, None if folder is None else Path(folder).resolve()
+    own = [] if folder is None else [Path(folder).resolve()]
+    before, _composer = _composer, Composer([*own, CONFIGS])
     try:
         yield
     finally:
-        _config_dir = before
+        _composer = before
+
+
+def composer() -> Composer:
+    """Return what composes from the directories in use."""
+    return _composer
 
 
 def config_dirs() -> tuple[Path, ...]:
     """Return where options are looked for: the user's directory, if one is in use, and ours."""
-    return (CONFIGS,) if _config_dir is None else (_config_dir, CONFIGS)
+    return _composer.folders
 
 
 def load(overrides: Sequence[str], return_hydra_config: bool = False) -> DictConfig:
     """Compose by Hydra, which raises its own errors; :func:`compose` raises one line."""
-    paths = [str(folder).replace("'", r"\'") for folder in config_dirs()[:-1]]
-    more = [f"hydra.searchpath=['file://{path}']" for path in paths]
+    words = [*_composer.search_path, *overrides]
     with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return hydra.compose("config", [*more, *overrides], return_hydra_config)
+        return hydra.compose("config", words, return_hydra_config=return_hydra_config)
 
 
 def _known_settings(overrides: Sequence[str]) -> list[str]:

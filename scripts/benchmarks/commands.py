@@ -1,5 +1,7 @@
-"""Sections ``startup`` and ``sweep``: time of whole commands."""
+"""Sections ``startup``, ``page`` and ``sweep``: time of whole commands."""
 
+import json
+import math
 import os
 import resource
 import subprocess
@@ -9,6 +11,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from lrd.analysis.resolve import expand_sweep, resolve
+from lrd.runs.store import RunStore
 from scripts.benchmarks.measure import Options
 from scripts.benchmarks.report import BenchmarkTable, Bound, Measurement, measurements
 
@@ -47,6 +51,45 @@ def _cpu_seconds(arguments: list[str]) -> float:
     subprocess.run([sys.executable, *arguments], cwd=_ROOT, check=True, stdout=subprocess.DEVNULL)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+
+
+def measure_pages(options: Options) -> Iterator[BenchmarkTable]:
+    """Yield seconds of ``scripts/report.py`` over all studies, from invented runs of Table 1: three
+    seeds of each configuration and some of the quickstart, then eleven seeds."""
+    small = [("table1", ["seed=0,1,2"]), ("quickstart", ["optim=adam", "seed=range(0,5)"])]
+    contents = {"100 runs": (small, 8.0), "330 runs": ([("table1", ["seed=range(0,11)"])], 20.0)}
+    if options.quick:
+        contents = {"2 runs": ([("quickstart", ["optim=adam", "seed=0"])], math.inf)}
+    lines = []
+    for label, (sweeps, most) in contents.items():
+        with tempfile.TemporaryDirectory() as folder:
+            for experiment, overrides in sweeps:
+                for job in expand_sweep(experiment, [*overrides, f"run.dir={folder}"]):
+                    _invent_run(job)
+            samples = []
+            for _ in range(1 if options.quick else options.rounds_or(3)):
+                started = time.perf_counter()
+                _cpu_seconds(["scripts/report.py", "--runs", folder])
+                samples.append(time.perf_counter() - started)
+        lines.append(Measurement(label, "s", samples, target=Bound("<=", most, "value")))
+    yield BenchmarkTable("page", "the page of all studies", "", lines)
+
+
+def _invent_run(overrides: Sequence[str]) -> None:
+    """Write a finished run of full length, whose numbers mean nothing."""
+    config = resolve(overrides).config
+    run = RunStore(config).run
+    final = 90 + config.optim["lr"] + config.seed / 10 + config.lrd.p
+    metrics = []
+    for epoch in range(1, config.train.epochs + 1):
+        left = math.exp(-6 * epoch / config.train.epochs)
+        accuracy = final - 50 * left
+        metrics.append({"epoch": epoch, "step": epoch, "train_loss": left, "seconds": 1.0})
+        metrics[-1] |= {"train_accuracy": accuracy, "test_accuracy": accuracy}
+    last = {"value": metrics[-1]["test_accuracy"], "epoch": config.train.epochs}
+    score = {"name": "test_accuracy", "maximize": True, "unit": "%"}
+    run = run.update(status="finished", score=score, scale=config.scale, final=last, best=last)
+    (run.folder / "metrics.jsonl").write_text("".join(f"{json.dumps(m)}\n" for m in metrics))
 
 
 def measure_sweeps(options: Options) -> Iterator[BenchmarkTable]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from lrd.analysis.matching import CellResults, run_commands
 from lrd.analysis.plotting.figure import add_title
-from lrd.analysis.plotting.series import Drawing, DrawnCurve, DrawnPanel
+from lrd.analysis.plotting.series import Drawing, DrawnCurve, DrawnPanel, PanelNumbers
 from lrd.analysis.plotting.style import GRAY, PAGE_WIDTH, TEXT_BOX, curve_style, figure_style
 from lrd.analysis.studies import CellSpec, CurveSpec, FigureSpec
 from lrd.runs.store import Run
@@ -107,7 +107,7 @@ def draw_rates(figure: FigureSpec, results: CellMap, overrides: Sequence[str] = 
                 curves.append(_draw_share(axis, group.curves[0], shares))
             name = " ".join(label.removesuffix("(%)").split())
             shown = [curve for curve in curves if curve.x]
-            panels.append(DrawnPanel(axis, name, shown, unit="%", digits=1))
+            panels.append(DrawnPanel(axis, PanelNumbers(name, shown, unit="%", digits=1)))
             axis.set(xlabel="Adam's learning rate", ylabel=label, xscale="log")
             axis.set_xticks(ticks, [f"{rate:g}" for rate in ticks])
             axis.minorticks_off()

@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 import torch
 
+from lrd.analysis.frames import RunFrames
+from lrd.analysis.matching import collect_results
+from lrd.analysis.studies import CellSpec
 from scripts import bench
 from scripts.benchmarks import commands
 from scripts.benchmarks import optimizers as opt
@@ -152,6 +155,21 @@ def test_startup_measures_every_command(monkeypatch: pytest.MonkeyPatch):
     assert len(called) == 3 * len(table.lines)  # the first turn does not count
     assert table.lines[0].samples == [len(table.lines) + 1, 2 * len(table.lines) + 1]
     assert {str(line.target) for line in table.lines} == {"<= 0.5", "None"}
+
+
+def test_the_page_is_measured_with_runs_that_it_shows(monkeypatch: pytest.MonkeyPatch):
+    found: list[int] = []
+
+    def read(arguments: list[str]) -> float:
+        cell = CellSpec("quickstart", ("optim=adam", "lrd.p=0.5"))
+        (results,) = collect_results([cell], RunFrames(arguments[-1])).values()
+        found.append(results.n)
+        assert arguments[0] == "scripts/report.py" and len(results.curves("train_loss")) == 1
+        return 1.0
+
+    monkeypatch.setattr(commands, "_cpu_seconds", read)
+    (table,) = commands.measure_pages(Options(quick=True))
+    assert found == [1] and [line.label for line in table.lines] == ["2 runs"]
 
 
 def test_cpu_time_is_the_child_processes():

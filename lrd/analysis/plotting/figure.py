@@ -17,6 +17,7 @@ from lrd.analysis.plotting.series import (
     CellCurves,
     Drawing,
     DrawnPanel,
+    PanelNumbers,
     cell_curves,
     difference_curves,
     with_panels,
@@ -90,9 +91,8 @@ def draw_curves(figure: FigureSpec, found: CellCurves, overrides: Sequence[str] 
                 draw_published_values(axis, panel, group, found, figure.across == "groups")
                 curves = [curve for curve in curves if len(curve.x)]
                 digits = panel.digits if panel.unit == "%" else None
-                panels.append(
-                    DrawnPanel(axis, panel.label, curves, group.label, panel.unit, digits)
-                )
+                shown = PanelNumbers(panel.label, curves, group.label, panel.unit, digits)
+                panels.append(DrawnPanel(axis, shown))
         for panel, axes in zip(figure.panels, zip(*rows, strict=True), strict=True):
             if figure.own_limits:
                 for axis, group in zip(axes, figure.groups, strict=True):

@@ -62,15 +62,22 @@ class DrawnCurve:
 
 
 @dataclass(frozen=True)
-class DrawnPanel:
-    """A panel of a figure with the numbers that it shows."""
+class PanelNumbers:
+    """The numbers that a panel of a figure shows."""
 
-    axis: Axes
     label: str
     curves: Sequence[DrawnCurve]
     group: str = ""
     unit: str = ""
     digits: int | None = None
+
+
+@dataclass(frozen=True)
+class DrawnPanel:
+    """A panel of a figure with its numbers."""
+
+    axis: Axes
+    numbers: PanelNumbers
 
 
 @dataclass(frozen=True)

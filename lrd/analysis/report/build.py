@@ -2,26 +2,31 @@
 
 import os
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from lrd.analysis.claims.verdicts import Verdict, judge_claims
 from lrd.analysis.frames import RunFrames
-from lrd.analysis.matching import title_with_overrides, with_run_dir
+from lrd.analysis.matching import CellResults, title_with_overrides, with_run_dir
 from lrd.analysis.plotting.figure import draw_figure
 from lrd.analysis.plotting.series import collect_figure
-from lrd.analysis.report.figures import build_plot
+from lrd.analysis.report.figures import Plot, build_plot
 from lrd.analysis.report.overview import Overview, build_overview
 from lrd.analysis.report.render import is_judged, read_deviations, render
 from lrd.analysis.report.run_list import LIST_COLUMNS, NUMBER_COLUMNS, list_run_rows
 from lrd.analysis.report.sections import Section, build_section, summarize_runs
 from lrd.analysis.report.tables import build_grid
 from lrd.analysis.report.variants import RUN_KIND, RunVariant, find_variants
-from lrd.analysis.resolve import config_option
-from lrd.analysis.studies import FigureSpec, TableSpec
+from lrd.analysis.resolve import config_option, resolve_cells
+from lrd.analysis.studies import CellSpec, FigureSpec, TableSpec
 from lrd.analysis.studies.find import find_study, tables_of
+from lrd.analysis.studies.read import Study
 from lrd.analysis.tables import table_parts
+from lrd.config.parallel import run_jobs
 
 
 @dataclass(frozen=True)
@@ -165,51 +170,90 @@ def _list_command(kind: Sequence[str], frames: RunFrames) -> str:
 def _build_chapter(
     names: Sequence[str], variant: RunVariant, frames: RunFrames, overrides: Sequence[str]
 ) -> Chapter:
-    given, studies = [*overrides, *variant.settings], []
+    given = [*overrides, *variant.settings]
+    studies: dict[str, tuple[Study, Sequence[str]]] = {}
     for name in variant.studies or names:
         try:
-            study, rest = find_study(name, given)
+            studies[name] = find_study(name, given)
         except ValueError:
-            if variant.settings:  # this study's own settings are others
-                continue
-            raise
-        tables, figures, verdicts, problems = [], [], [], []
-        for table in tables_of(study).values():
-            tables += _sections(table, variant.suffix, frames, rest)
-        for figure in study.figures.values():
-            figures += _sections(figure, variant.suffix, frames, rest)
-        try:
-            verdicts += judge_claims(study, frames, rest)
-        except ValueError as error:
-            problems.append(f"verdicts: {error}")
-        problems += [f"{s.name}: {s.error}" for s in (*tables, *figures) if s.error]
+            if not variant.settings:  # else this study's own settings are others
+                raise
+    resolve_cells((cell, rest) for study, rest in studies.values() for cell in study.cells())
+    drafts = {
+        name: [
+            [*chain.from_iterable(_drafts(spec, variant.suffix, frames, rest) for spec in specs)]
+            for specs in (tables_of(study).values(), study.figures.values())
+        ]
+        for name, (study, rest) in studies.items()
+    }
+    jobs: list[tuple[Any, Callable[[], Any]]] = []  # figures take longest
+    for tables, figures in drafts.values():
+        jobs += [(draft.section.key, draft.build) for draft in (*figures, *tables) if draft.build]
+    for name, (study, rest) in studies.items():
+        for claim in study.claims:
+            one = replace(study, claims=(claim,))
+            jobs.append(((name, claim.name), partial(judge_claims, one, frames, rest)))
+    done = run_jobs([partial(_attempt, job) for _, job in jobs])
+    results = dict(zip((key for key, _ in jobs), done, strict=True))
+    parts = []
+    for name, (study, _) in studies.items():
+        tables, figures = ([draft.finish(results) for draft in each] for each in drafts[name])
+        judged = [results[name, claim.name] for claim in study.claims]
+        verdicts = [verdict for each in judged if isinstance(each, list) for verdict in each]
+        failed = dict.fromkeys(f"verdicts: {e}" for e in judged if isinstance(e, ValueError))
+        problems = [*failed, *(f"{s.name}: {s.error}" for s in (*tables, *figures) if s.error)]
         if variant.settings and not any(s.n_filled for s in (*tables, *figures)):
             problems = []  # not every study can have these settings
         where = variant.where if variant.settings else ""
         overview = build_overview(study, where, [*tables, *figures])
-        studies.append(StudyPart(name, verdicts, tables, figures, problems, overview))
+        parts.append(StudyPart(name, verdicts, tables, figures, problems, overview))
     command = _page_command(variant.studies or names, frames, given)
-    return Chapter(variant, with_run_dir(frames.root, given), command, studies)
+    return Chapter(variant, with_run_dir(frames.root, given), command, parts)
 
 
-def _sections(
+@dataclass(frozen=True)
+class _Draft:
+    """A section, and what builds its content; None where nothing is to be shown."""
+
+    section: Section
+    build: Callable[[], Any] | None = None
+
+    def finish(self, results: Mapping[Any, Any]) -> Section:
+        content = results.get(self.section.key)
+        if isinstance(content, ValueError):
+            return replace(self.section, error=str(content))
+        return replace(self.section, content=content)
+
+
+def _attempt(job: Callable[[], Any]) -> Any:
+    try:
+        return job()
+    except ValueError as error:  # one part of the page says why it is not there
+        return error
+
+
+def _drafts(
     spec: TableSpec | FigureSpec, suffix: str, frames: RunFrames, overrides: Sequence[str]
-) -> Iterator[Section]:
+) -> Iterator[_Draft]:
     """Yield a figure, or a table and what follows from it, such as the test at the rates that it
     chooses; without what cannot be read, the section says why."""
     key = spec.name + suffix
-    section = Section(spec.name, key, title_with_overrides(spec.title, overrides))
     try:
         if isinstance(spec, TableSpec):
             for number, part in enumerate(table_parts(spec, frames, overrides)):
                 anchor = f"{key}-{number}" if number else key
                 section = build_section(part.table, anchor, part.results, part.overrides)
-                content = build_grid(part) if section.n_filled else None
-                yield replace(section, content=content)
+                build = partial(build_grid, part)
+                yield _Draft(section, build if section.n_filled else None)
         else:
             results = collect_figure(spec, frames, overrides)
             section = build_section(spec, key, results, overrides)
-            content = build_plot(draw_figure(spec, results), key) if section.n_filled else None
-            yield replace(section, content=content)
+            build = partial(_draw, spec, results, key)
+            yield _Draft(section, build if section.n_filled else None)
     except ValueError as error:
-        yield replace(section, error=str(error))
+        title = title_with_overrides(spec.title, overrides)
+        yield _Draft(Section(spec.name, key, title, error=str(error)))
+
+
+def _draw(spec: FigureSpec, results: Mapping[CellSpec, CellResults], key: str) -> Plot:
+    return build_plot(draw_figure(spec, results), key)

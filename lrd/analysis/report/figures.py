@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from lrd.analysis.plotting.series import Drawing, DrawnCurve, DrawnPanel
+from lrd.analysis.plotting.series import Drawing, DrawnCurve, PanelNumbers
 from lrd.analysis.report.svg import axes_frame, to_svg
 
 SIGNIFICANT_DIGITS = 6  # of the values that the page holds
@@ -26,7 +26,7 @@ class Plot:
     svg: Markup
     caption: str
     values: dict[str, Any] | None
-    panels: Sequence[DrawnPanel]
+    panels: Sequence[PanelNumbers]
 
 
 def build_plot(drawing: Drawing, name: str) -> Plot:
@@ -40,8 +40,9 @@ def build_plot(drawing: Drawing, name: str) -> Plot:
     sheet.suptitle("")
     sheet.supxlabel("")
     svg = Markup(to_svg(sheet, name))
+    panels = [panel.numbers for panel in drawing.panels]
     axes = [
-        axes_frame(sheet, panel.axis)
+        axes_frame(sheet, drawn.axis)
         | {
             "label": panel.label,
             "group": panel.group,
@@ -49,10 +50,10 @@ def build_plot(drawing: Drawing, name: str) -> Plot:
             "digits": panel.digits,
             "curves": [_to_json(curve) for curve in panel.curves],
         }
-        for panel in drawing.panels
+        for drawn, panel in zip(drawing.panels, panels, strict=True)
     ]
     values = {"x": drawing.x, "axes": axes} if axes else None
-    return Plot(svg, note, values, drawing.panels if drawing.x == "epoch" else ())
+    return Plot(svg, note, values, panels if drawing.x == "epoch" else ())
 
 
 def _to_json(curve: DrawnCurve) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from lrd.analysis.plotting.style import FIGURE_FORMATS, figure_style
@@ -43,7 +44,7 @@ def to_svg(sheet: Figure, name: str) -> str:
         if engine := sheet.get_layout_engine():
             engine.execute(sheet)
             sheet.set_layout_engine("none")  # otherwise saving lays the figure out again
-        sheet.savefig(file, format="svg", metadata=FIGURE_FORMATS["svg"])
+        FigureCanvasSVG(sheet).print_svg(file, metadata=FIGURE_FORMATS["svg"])  # draws it once
     root = ElementTree.fromstring(file.getvalue())
     for parent in list(root.iter()):
         for child in list(parent):

@@ -62,14 +62,18 @@ class Study:
     claims: tuple[Claim, ...] = ()
     replications: tuple[Replication, ...] = ()
 
-    @property
-    def experiments(self) -> list[str]:
-        """The experiments that the study reads, in the order in which it names them."""
+    def cells(self) -> list[CellSpec]:
+        """Return the configurations that the study reads, in the order in which it names them."""
         cells = [cell for table in self.tables.values() for cell in table.cells()]
         cells += [curve.cell for figure in self.figures.values() for curve in figure.curves()]
         pairs = [pair for claim in self.claims for rule in claim.rules for pair in rule.pairs]
         cells += [cell for pair in pairs for cell in pair.cells]
-        return list(dict.fromkeys(cell.experiment for cell in cells))
+        return list(dict.fromkeys(cells))
+
+    @property
+    def experiments(self) -> list[str]:
+        """The experiments that the study reads, in the order in which it names them."""
+        return list(dict.fromkeys(cell.experiment for cell in self.cells()))
 
 
 def study_files() -> dict[str, Path]:

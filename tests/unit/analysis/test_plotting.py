@@ -468,7 +468,7 @@ def test_differences_are_paired_by_seed(tmp_path: Path):
     ]
     made = dataclasses.replace(what, groups=(GroupSpec("Adam", tuple(curves_of)),))
     drawn = draw_figure(made, collect_figure(made, RunFrames(tmp_path)))
-    (gain,) = drawn.panels[-1].curves
+    (gain,) = drawn.panels[-1].numbers.curves
     assert (gain.label, gain.n) == ("LRD p = 0.5", 2)
     assert gain.mean.tolist() == [3.0, 1.5]
     half = 12.706204736174694 * 0.5  # t quantile 0.975 of one degree; the error of 1 and 2

@@ -44,6 +44,12 @@ RUNS = {
     "fast_digits": 2 * 10,
     "fast_cifar10": 2 * 10,
     "smoke": 4 * 1 * 2,
+    "mnist10_p": 2 * 6 * 5,
+    "mnist10_arms": 2 * 8 * 5,
+    "mnist10_sd": 5 * 5,
+    "mnist10_lr": 5 * 4 * 5,
+    "cifar10_small": 5 * 2 * 3,
+    "cifar10_small_decay": 2 * 2 * 3,
 }
 BASE, LRD = "lrd.p=1", "lrd.p=0.5"
 OPTIMIZERS = ("sgdm", "rmsprop", "adam", "amsgrad", "radam")
@@ -144,6 +150,19 @@ def test_rmsprop_with_decay_in_the_update_or_not():
     assert authors["weight_decay"] == 5e-4
 
 
+def test_the_small_scale_changes_the_size_alone():
+    short = ("task=mnist", "train.epochs=10")
+    for arm in ("sd", "lrd_ng", "dg"):
+        found = mark("+experiment=mnist10_arms", "optim=sgdm", f"+arm={arm}")
+        assert found == mark(*short, "optim=sgdm", f"+arm={arm}")
+    assert mark("+experiment=mnist10_sd", "+arm=sd_0.6") == mark(*short, "+arm=sd_0.6")
+    assert mark("+experiment=mnist10_p", "lrd.p=0.1") == mark(*short, "optim=adam", "lrd.p=0.1")
+    fifth = ("task=cifar10", "model=resnet8", "train.epochs=20", "+dataset.subset=10000")
+    for optim in ("radam", "rmsprop_authors"):
+        found = mark("+experiment=cifar10_small_decay", f"optim={optim}", LRD)
+        assert found == mark(*fifth, f"optim={optim}", LRD)
+
+
 @pytest.mark.parametrize("optim, rate", [("sgdm", 0.1), ("adam", 0.001), ("radam", 0.03)])
 def test_the_arms_of_the_control_are_rates(optim: str, rate: float):
     arms = ("base", "base_half", "lrd", "lrd_rescaled")
@@ -191,6 +210,10 @@ def test_the_grid_of_rates_is_the_same_for_both_arms_and_held_out_samples_choose
         ("table4", "table1_cifar10", 3),  # Adam's base
         ("figure12", "table3", 2 * 2 * 3),  # base and lrd
         ("rmsprop_decay", "table1_cifar10", 2 * 3),  # RMSprop
+        ("mnist10_arms", "mnist10_p", 2 * 2 * 5),  # base and lrd
+        ("mnist10_sd", "mnist10_arms", 2 * 5),  # Adam's base and sd
+        ("mnist10_lr", "mnist10_p", 2 * 2 * 5),  # Adam's and SGDM's base and lrd
+        ("cifar10_small_decay", "cifar10_small", 2 * 3),  # RMSprop
     ],
 )
 def test_a_cell_that_two_experiments_share_is_one_run(name: str, other: str, shared: int):
