@@ -2,10 +2,10 @@
 
 import os
 import shlex
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -183,13 +183,15 @@ def _build_chapter(
             if not variant.settings:  # else this study's own settings are others
                 raise
     resolve_cells((cell, rest) for study, rest in studies.values() for cell in study.cells())
-    drafts = {
-        name: [
-            [*chain.from_iterable(_drafts(spec, variant.suffix, frames, rest) for spec in specs)]
-            for specs in (tables_of(study).values(), study.figures.values())
-        ]
-        for name, (study, rest) in studies.items()
-    }
+    drafts: dict[str, list[list[_Draft]]] = {}
+    taken: Counter[str] = Counter()  # a table and a figure may have one name
+    for name, (study, rest) in studies.items():
+        drafts[name] = [[], []]
+        for specs, found in zip((tables_of(study), study.figures), drafts[name], strict=True):
+            for spec in specs.values():
+                taken[spec.name] += 1
+                number = f"--{taken[spec.name]}" if taken[spec.name] > 1 else ""
+                found += _drafts(spec, spec.name + number + variant.suffix, frames, rest)
     jobs: list[tuple[Any, Callable[[], Any]]] = []  # figures take longest
     for tables, figures in drafts.values():
         jobs += [(draft.section.key, draft.build) for draft in (*figures, *tables) if draft.build]
@@ -237,11 +239,10 @@ def _attempt(job: Callable[[], Any]) -> Any:
 
 
 def _drafts(
-    spec: TableSpec | FigureSpec, suffix: str, frames: RunFrames, overrides: Sequence[str]
+    spec: TableSpec | FigureSpec, key: str, frames: RunFrames, overrides: Sequence[str]
 ) -> Iterator[_Draft]:
     """Yield a figure, or a table and what follows from it, such as the test at the rates that it
     chooses; without what cannot be read, the section says why."""
-    key = spec.name + suffix
     try:
         if isinstance(spec, TableSpec):
             for number, part in enumerate(table_parts(spec, frames, overrides)):

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from lrd.analysis.frames import RunFrames, as_number
 from lrd.analysis.matching import SAME_TASK, differing_settings
-from lrd.analysis.resolve import CellSpec, resolve_cell, setting_name
+from lrd.analysis.resolve import CellSpec, resolve_cell, resolve_cells, setting_name
 from lrd.analysis.studies import Study
 from lrd.analysis.studies.find import find_study, tables_of
 from lrd.runs.store import Run
@@ -122,8 +122,9 @@ def find_variants(names: Sequence[str], frames: RunFrames, overrides: Sequence[s
 
 def _collect(names: Sequence[str], overrides: Sequence[str], own: tuple[str, ...]) -> _Asked:
     found = _Asked({}, set())
-    for name in names:
-        study, rest = find_study(name, overrides)
+    studies = {name: find_study(name, overrides) for name in names}
+    resolve_cells((c, [*rest, *own]) for study, rest in studies.values() for c in study.cells())
+    for name, (study, rest) in studies.items():
         cells = [cell for table in tables_of(study).values() for cell in table.cells()]
         curves = [curve for figure in study.figures.values() for curve in figure.curves()]
         cells += [curve.cell for curve in curves]

@@ -406,6 +406,20 @@ def test_runs_of_a_length_and_settings_of_their_own_have_a_chapter_or_a_line(
     assert len(list_frame(list(find_runs(tmp_path)), ["state=finished", *filters.split()])) == 2
 
 
+def test_a_table_and_a_figure_of_one_name_are_both_shown(
+    tmp_path: Path, write: Written, folder: Path
+):
+    write_study(folder, figures={"quickstart": learning_curves("adam")})
+    grid(tmp_path, "quickstart", ["adam"], 2, 2)
+    found = write()
+    ids = [attributes["id"] for _, attributes in found.tags if "id" in attributes]
+    assert len(set(ids)) == len(ids)
+    assert found.part("quickstart").rows()[0][0] == "Dataset"
+    assert found.part("quickstart--2").named("svg")[0]["class"] == "drawn"
+    links = {a["href"] for a in found.named("a")}
+    assert {"#quickstart", "#quickstart--2"} <= links and "quickstart (figure)" in found.text
+
+
 def test_what_contrasts_say_over_tasks_stands_below_the_table(tmp_path: Path, write: Written):
     """By hand, as in test_tables and test_aggregates."""
     found = write(str(two_tasks(tmp_path))).part("two")
@@ -441,7 +455,7 @@ def test_metrics_that_cannot_be_read_are_named_in_the_figures_place(
     run = finish(asked, 0, [{"test_accuracy": 90.0, "epoch": 1}])
     found = write(err=rf"note: {FIGURE}: .*no epoch has train_loss in all 1 finished runs\n")
     assert f"Cannot be shown: {run.folder.parent}: no epoch has train_loss" in found.text
-    assert "90.00" in found.part("quickstart").text
+    assert found.part("quickstart").rows()[0][0] == "Dataset"
 
 
 ODD = '<script>alert("1")</script> & <b onmouseover=alert(2)> \' \ud800 </script>'
