@@ -33,7 +33,7 @@ def pytest_configure(config: pytest.Config) -> None:
     _print_by_host()
     if file := os.environ.pop(REPORTS, ""):
         config.pluginmanager.register(_Reporter(config, file))
-    gpu.__enter__()
+    gpu.start()
 
 
 def _interpret_triton() -> None:

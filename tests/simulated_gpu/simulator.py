@@ -71,7 +71,11 @@ class SimulatedGPU(TorchDispatchMode):
         self._recording: _Recording | None = None
         kind = ctypes.CFUNCTYPE(None, ctypes.c_char_p)
         self._callback = kind(self._on_event)  # must live as long as the library calls it
+
+    def start(self) -> None:
+        """Take what is sent to a GPU, for the rest of the process."""
         ctypes.CDLL(os.environ[RUNTIME]).simulated_callback(self._callback)
+        self.__enter__()
 
     @contextmanager
     def watch(self) -> Iterator[Counter[tuple[str, str]]]:
