@@ -20,7 +20,7 @@ from tasks.image_task import ImageTask
 from tests.simulated_gpu.plugin import gpu
 
 TIMES = {"seconds", "train_seconds", "images_per_second", "data_wait"}
-FIXED = ("train.threads=1", "data.workers=0", "eval.pictures_every=1")
+FIXED = ("train.threads=1", "data.workers=0")
 Command = Callable[..., Any]
 Events = Counter[tuple[str, str]]
 
@@ -113,8 +113,9 @@ def in_epochs(monkeypatch: pytest.MonkeyPatch) -> Events:
         gpu.watching, training = before and not self.finished, True
 
     def watched(self: Any, trainer: Trainer) -> None:
+        gpu.watching = False
+        on_step_end(self, trainer)  # may end the run
         gpu.watching = training and trainer.state.total >= 2  # evaluation calls it too
-        on_step_end(self, trainer)
 
     monkeypatch.setattr(Trainer, "_end_epoch", unwatched)
     monkeypatch.setattr(_RunSession, "_on_step_end", watched)

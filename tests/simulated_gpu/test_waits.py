@@ -20,8 +20,8 @@ RUNS = {
         *("task=cifar10", "model=resnet8", "+dataset.subset=36", "dataset.holdout=20"),
         *("train.batch_size=8", "train.max_steps=12", "optim=sgdm"),
     ),
-    "shapes_seg": ("task=shapes_seg", "train.batch_size=4", "dataset.crop=33", "train.max_steps=6"),
-    "shapes_det": ("task=shapes_det", "train.batch_size=4", "train.max_steps=6"),
+    "shapes_seg": ("task=shapes_seg", "train.batch_size=2", "dataset.crop=33", "train.max_steps=4"),
+    "shapes_det": ("task=shapes_det", "train.batch_size=2", "train.max_steps=4"),
     "toy": ("task=toy", "train.epochs=2"),
 }
 

@@ -10,6 +10,7 @@ pytestmark = [pytest.mark.simulated, pytest.mark.usefixtures("few_images")]
 
 SMALL = ("task=digits", "model.hidden=[16]", "train.epochs=2", "train.max_steps=19")
 PHOTOS = ("+dataset.subset=36", "dataset.holdout=20", "train.batch_size=8", "train.max_steps=6")
+PICTURES = ("eval.pictures_every=1",)
 GRAPH = ("train.cuda_graph=true",)
 # A name, what both devices get, and what the GPU alone gets.
 RUNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -71,9 +72,9 @@ NEVER_CAPTURED = {"shapes_det", "toy"}  # targets in lists; no batch of tensors
 def test_a_run_is_the_same_on_cpu_and_gpu(name: str, cli: Command):
     needs_data(name)
     common, more = RUNS[name]
-    here = train(cli, "cpu", *common, "train.device=cpu")
+    here = train(cli, "cpu", *common, *PICTURES, "train.device=cpu")
     with gpu.watch() as events:
-        there = train(cli, "gpu", *common, *more, "train.device=cuda")
+        there = train(cli, "gpu", *common, *more, *PICTURES, "train.device=cuda")
     assert there.metadata["device"] != here.metadata["device"]
     assert_equal(here, there)
     captures = sum(count for (kind, _), count in events.items() if kind == "CAPTURE")
