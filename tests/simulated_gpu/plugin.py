@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from lrd.optim.kernels.eager import EagerKernels
+from lrd.optim.kernels.c import CKernels
 from lrd.optim.kernels.triton import TritonKernels
 from tests.simulated_gpu.simulator import SimulatedGPU, on_host
 
@@ -37,7 +37,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _interpret_triton() -> None:
-    """Interpret Triton's kernels on the memory itself, and compute large tensors by torch."""
+    """Interpret Triton's kernels on the memory itself; for large tensors C does the same."""
     from triton.runtime.interpreter import GridExecutor
 
     def on_memory(call: Any) -> Any:
@@ -54,8 +54,11 @@ def _interpret_triton() -> None:
         interpreted, at = getattr(TritonKernels, name), 1 if name == "update" else 0
 
         def run(self: TritonKernels, *args: Any) -> None:
-            small = sum(piece.length for piece in args[at]) <= MOST_INTERPRETED
-            return (interpreted if small else getattr(EagerKernels, name))(self, *args)
+            if sum(piece.length for piece in args[at]) <= MOST_INTERPRETED:
+                return interpreted(self, *args)
+            args = tuple(on_host(x) if isinstance(x, torch.Tensor) else x for x in args)
+            pieces = [p._replace(tensors=tuple(map(on_host, p.tensors))) for p in args[at]]
+            return getattr(CKernels(), name)(*args[:at], pieces, *args[at + 1 :])
 
         return run
 

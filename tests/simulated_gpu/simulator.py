@@ -19,12 +19,12 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
 
 from tests.simulated_gpu.build import HERE, ROOT, RUNTIME
 
@@ -45,11 +45,12 @@ WAITING = {
 INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_"}
 # What these write is not in their schemas: the running statistics, arguments 3 and 4.
 HIDDEN_WRITES = {"native_batch_norm", "cudnn_batch_norm"}
-# Without a GPU, cuBLAS cannot be asked, nor code that reads a result on the host.
-UNASKED = {
-    *("mm", "addmm", "bmm", "baddbmm", "addmv", "mv", "dot", "convolution", "convolution_backward"),
-    *WAITING,
-}
+# Parts of the names of operations that may be nondeterministic on a GPU, of
+# ``torch.use_deterministic_algorithms``. Others cannot all be asked: cuBLAS and NVRTC need a GPU.
+ASKED = (
+    *("loss", "pool", "upsample", "pad", "scatter", "index", "put", "gather", "cumsum", "sort"),
+    *("embedding", "grid", "histc", "median", "kthvalue"),
+)
 
 
 class SimulatedGPU(TorchDispatchMode):
@@ -59,8 +60,9 @@ class SimulatedGPU(TorchDispatchMode):
     ``FORBIDDEN`` (:file:`runtime.c`), and ``CAPTURE`` and ``REPLAY`` of graphs. A place is the
     innermost function of the project, as ``file:function``.
 
-    ``asks_kernels``: call torch's own CUDA code of each operation as well, on memory that nobody
-    reads, so that it refuses what it refuses on a GPU (``torch.use_deterministic_algorithms``).
+    ``asks_kernels``: call torch's own CUDA code of the operations in ASKED as well, on memory that
+    nobody reads, so that it refuses what it refuses on a GPU
+    (``torch.use_deterministic_algorithms``).
     """
 
     def __init__(self) -> None:
@@ -118,19 +120,17 @@ class SimulatedGPU(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        leaves = tree_leaves((args, kwargs))
+        leaves = list(_leaves((*args, *kwargs.values())))
         tensors = [x for x in leaves if isinstance(x, Tensor)]
-        on_gpu = any(t.is_cuda for t in tensors) or any(
+        if not any(t.is_cuda for t in tensors) and not any(
             isinstance(x, torch.device) and x.type == "cuda" for x in leaves
-        )
-        if not on_gpu:
+        ):
             return func(*args, **kwargs)
-        name = func._schema.name.split("::")[-1]
-        composite = torch._C._dispatch_has_kernel_for_dispatch_key
-        if func.namespace == "aten" and composite(func.name(), "CompositeImplicitAutograd"):
+        name, is_composite, is_native = _about(func)
+        if is_composite:
             with self:  # inference mode does not take it apart
                 return func.decompose(*args, **kwargs)
-        if name in NATIVE or _returns_view(func):
+        if is_native:
             return func(*args, **kwargs)
         if name == "copy_":
             waits_not = args[2] if len(args) > 2 else kwargs.get("non_blocking", False)
@@ -139,7 +139,7 @@ class SimulatedGPU(TorchDispatchMode):
         if name == "_to_copy":
             return self._to_copy(args[0], **kwargs)
         self._check(func, name, args, tensors)
-        if self.asks_kernels and name not in UNASKED:
+        if self.asks_kernels and any(part in name for part in ASKED):
             _ask_kernel(func, args, kwargs)
         return self._compute(func, name, args, kwargs)
 
@@ -170,13 +170,14 @@ class SimulatedGPU(TorchDispatchMode):
                 return torch.device("cpu")
             return None if isinstance(x, torch.Generator) else x
 
-        views, named = tree_map(down, (args, kwargs))
+        views = _map(down, args)
+        named = {name: _map(down, value) for name, value in kwargs.items()}
         named.pop("pin_memory", None)
         if capture is not None:
             places = {a.name: views[i] for i, a in enumerate(func._schema.arguments[: len(views)])}
             written = [(places | named)[a.name] for a in func._schema.arguments if _is_written(a)]
             hidden = list(views[3:5]) if name in HIDDEN_WRITES else []
-            capture.keep(x for x in tree_leaves([written, hidden]) if isinstance(x, Tensor))
+            capture.keep(x for x in _leaves([written, hidden]) if isinstance(x, Tensor))
         out = func(*views, **named)
         made: list[Tensor] = []
 
@@ -192,12 +193,12 @@ class SimulatedGPU(TorchDispatchMode):
             made[-1].copy_(x)
             return there
 
-        result = tree_map(up, out)
+        result = tuple(map(up, out)) if isinstance(out, tuple) else _map(up, out)
         if capture is not None:
             known = set(given)
 
             def again() -> None:
-                news = [x for x in tree_leaves(func(*views, **named)) if isinstance(x, Tensor)]
+                news = [x for x in _leaves([func(*views, **named)]) if isinstance(x, Tensor)]
                 fresh = [x for x in news if id(x) not in known]
                 for view, new in zip(made, fresh, strict=True):
                     view.copy_(new)
@@ -300,8 +301,30 @@ def _is_dense(tensor: Tensor) -> bool:
     return True
 
 
-def _returns_view(func: Any) -> bool:
-    return any(r.alias_info is not None and not r.alias_info.is_write for r in func._schema.returns)
+@cache
+def _about(func: Any) -> tuple[str, bool, bool]:
+    """Return an operation's name, whether it consists of others, and whether it has no kernel."""
+    name, returns = func._schema.name.split("::")[-1], func._schema.returns
+    in_cpp = torch._C._dispatch_has_kernel_for_dispatch_key
+    composite = func.namespace == "aten" and in_cpp(func.name(), "CompositeImplicitAutograd")
+    is_view = any(r.alias_info is not None and not r.alias_info.is_write for r in returns)
+    return name, composite, name in NATIVE or is_view
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """Yield what nested lists and tuples hold."""
+    for item in value:
+        if isinstance(item, list | tuple):
+            yield from _leaves(item)
+        else:
+            yield item
+
+
+def _map(act: Callable[[Any], Any], value: Any) -> Any:
+    """Apply ``act`` to what nested lists and tuples hold."""
+    if isinstance(value, list | tuple):
+        return [_map(act, item) for item in value]
+    return act(value)
 
 
 def _is_written(argument: Any) -> bool:
@@ -319,9 +342,8 @@ def _ask_kernel(func: Any, args: Any, kwargs: Any) -> None:
             return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="cuda")
         return x
 
-    a, k = tree_map(scratch, (args, kwargs))
     try:
-        func(*a, **k)
+        func(*_map(scratch, args), **{name: _map(scratch, x) for name, x in kwargs.items()})
     except RuntimeError as error:
         if "deterministic" in str(error):
             raise
