@@ -51,7 +51,8 @@ def _run(item: pytest.Item, names: list[str]) -> dict[str, list[pytest.TestRepor
         hook = item.config.hook.pytest_report_from_serializable
         report = hook(config=item.config, data=json.loads(line))
         reports[report.nodeid].append(report)
-    said = f"the process with the simulated GPU ended with status {done.returncode}:\n{done.stdout[-4000:]}"
+    end = done.stdout[-4000:]
+    said = f"the process with the simulated GPU ended with status {done.returncode}:\n{end}"
     for name in names:
         if not any(report.when == "teardown" for report in reports[name]):
             place = (str(item.path), None, name)

@@ -266,7 +266,7 @@ def on_host(tensor: Tensor) -> Tensor:
     same = torch._C._construct_storage_from_data_pointer(
         storage.data_ptr(), torch.device("cpu"), storage.nbytes()
     )
-    view = torch.empty(0, dtype=tensor.dtype)
+    view = torch.empty(0, dtype=tensor.dtype, device="cpu")
     view.set_(same, tensor.storage_offset(), tensor.shape, tensor.stride())
     return view
 
