@@ -57,7 +57,9 @@ class Classification(Task):
         self, epoch: int, start: int = 0, rank: int = 0, world: int = 1
     ) -> Iterator[Batch]:
         split, _ = self._splits
-        order = epoch_order(len(split.index), self.setup.seed, epoch).to(split.index.device)
+        order = epoch_order(len(split.index), self.setup.seed, epoch)
+        if split.index.is_cuda:
+            order = order.pin_memory().to(split.index.device, non_blocking=True)
         for chosen in order.split(self.setup.batch_size)[start:]:
             own, replicated = shard(chosen, rank, world)
             index = split.index[own]

@@ -4,7 +4,7 @@ import copy
 import functools
 import sys
 import warnings
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -279,16 +279,16 @@ class LRDropout(Optimizer):
     def fraction_kept(self) -> float:
         """Return the share of all elements that the latest mask kept, by drawing that mask again.
 
-        Costs one pass and synchronizes: call it once per epoch, not once per step.
+        Costs one pass and synchronizes once per device: call it once per epoch, not once per step.
         """
-        kept = total = 0
+        total, kept = 0, defaultdict[torch.device, int | Tensor](int)
         for start, group, param in indexed_params(self.param_groups):
             p, count = self._keep_p(group), param.numel()
             unit = unit_size(param.shape, self.granularity)
             where = dict(start=start, count=count, device=param.device, unit=unit)
-            kept += count_kept(self.seed, self.t - 1, p, **where)  # type: ignore[arg-type]
+            kept[param.device] += count_kept(self.seed, self.t - 1, p, **where)  # type: ignore[arg-type]
             total += count
-        return kept / total
+        return sum(map(int, kept.values())) / total
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         self.base.zero_grad(set_to_none)

@@ -67,14 +67,16 @@ def count_kept(
     count: int,
     device: torch.device | str = "cpu",
     unit: int = 1,
-) -> int:
-    """Return how many of ``count`` elements from ``start`` on the mask keeps. Synchronizes.
+) -> int | Tensor:
+    """Return how many of ``count`` elements from ``start`` on the mask keeps, as an int64 scalar on
+    the device.
 
     ``unit`` neighboring elements share the bit of the first one.
     """
     if p == 1:
         return count
-    kept, chunk, units = 0, 1 << 22, count // unit
+    chunk, units = 1 << 22, count // unit
+    kept = torch.zeros((), dtype=torch.int64, device=device)
     for first in range(0, units, chunk):
         bits = random_bits(
             *(seed, step),
@@ -83,5 +85,5 @@ def count_kept(
             device=device,
             every=unit,
         )
-        kept -= int(is_kept(bits, keep_threshold(p)).sum())
+        kept -= is_kept(bits, keep_threshold(p)).sum()
     return kept * unit

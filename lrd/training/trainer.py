@@ -373,8 +373,23 @@ class Trainer:
         state = {"model": self.model.state_dict(), "progress": dict(vars(progress))}
         if not self.finished if full is None else full:
             state["optimizer"] = self.optimizer.state_dict()
+            state["host_state"] = self._names_of_host_state()
             state["scheduler"] = self.scheduler.state_dict()
         return state
+
+    def _names_of_host_state(self) -> list[str]:
+        """Return what the optimizer keeps on the host for parameters on a GPU, and reads there.
+
+        A load would move it to the parameters, but for step counts, and every step would wait.
+        """
+        return sorted(
+            {
+                name
+                for param, own in self.optimizer.state.items()
+                for name, value in own.items()
+                if isinstance(value, Tensor) and value.is_cpu and not param.is_cpu
+            }
+        )
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resume from what :meth:`state_dict` returned.
@@ -392,6 +407,8 @@ class Trainer:
             self.state.reset_sums()  # rank zero has the sums of all ranks
         if not self.finished:
             self.optimizer.load_state_dict(state["optimizer"])
+            for own in self.optimizer.state.values():
+                own.update({n: own[n].cpu() for n in state.get("host_state", ()) if n in own})
             self.scheduler.load_state_dict(state["scheduler"])
 
 
