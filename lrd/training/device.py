@@ -10,6 +10,7 @@ from lrd.config import Config
 from lrd.runs.ranks import ProcessRank
 
 _THREADS = torch.get_num_threads()
+COMPILES = (7, 0)  # the least compute capability that torch.compile, by Triton, supports
 # glibc's mallopt parameters: free memory at the top of the heap above which the heap is trimmed,
 # and the number of allocations that may be mappings of their own, unmapped when freed.
 TRIM_THRESHOLD, MMAP_MAX = -1, -4
@@ -19,12 +20,17 @@ def configure_device(config: Config) -> torch.device:
     """Set torch's switches and return the device.
 
     Raises:
-        ValueError: The device does not exist.
+        ValueError: The device does not exist, or is too old for what is asked of it.
     """
     train = config.train
     device = _device_of(train.device)
     if device.type == "cuda":
         torch.cuda.set_device(device)  # streams, graphs and memory are of the current one
+        if train.compile and (found := torch.cuda.get_device_capability(device)) < COMPILES:
+            raise ValueError(
+                "train.compile must be false on a GPU below compute capability "
+                f"{COMPILES[0]}.{COMPILES[1]}, got true on one of {found[0]}.{found[1]}"
+            )
     torch.set_num_threads(train.threads or _THREADS)
     # These setters, unlike the newer fp32_precision, leave every older name readable.
     torch.backends.cuda.matmul.allow_tf32 = train.precision == "tf32"

@@ -53,6 +53,17 @@ def test_a_gpu_that_is_not_there_is_one_line(
         device.configure_device(config)
 
 
+def test_an_old_gpu_does_not_compile(two_gpus: list[torch.device], monkeypatch: pytest.MonkeyPatch):
+    """It is said before the data are read, not in the first step."""
+    config = to_config(compose(["train.compile=true"]))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 0))
+    assert device.configure_device(config).type == "cuda"
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (6, 1))
+    with pytest.raises(ValueError, match="^train.compile must be false .* got true on one of 6.1$"):
+        device.configure_device(config)
+    assert device.configure_device(to_config(compose([]))).type == "cuda"
+
+
 def test_ranks_take_the_gpus_in_turn(two_gpus: list[torch.device], monkeypatch: pytest.MonkeyPatch):
     ranks = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
     for name, value in {**ranks, "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}.items():
