@@ -61,7 +61,9 @@ def _compare_loops(
     """Train epochs of Adam in every loop; return the table and all turns."""
     _log.info("loop: %s", workload.describe())
     plain = {PLAIN: False, PLAIN_NAIVE: True}
-    loops = {label: (plain_loop, workload, naive, _WORKERS) for label, naive in plain.items()}
+    loops: dict[str, tuple[Any, ...]] = {
+        label: (plain_loop, workload, naive, _WORKERS) for label, naive in plain.items()
+    }
     gpu = options.device.type == "cuda"
     if gpu:  # on a CPU the switches change nothing
         loops[PLAIN_EXACT] = (plain_loop, workload, False, _WORKERS, True)
