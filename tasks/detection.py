@@ -71,12 +71,17 @@ class Detection(ImageTask[VOCBoxes]):
         return resized.as_subclass(Tensor), target
 
     def collate(self, samples: list[Any]) -> Batch:
+        """Make a batch whose targets are, by name, one tensor of all images and its rows of each:
+        few copies to a device."""
         images, targets, numbers = zip(*samples, strict=True)
-        return Batch(torch.stack(images), list(targets), torch.tensor(numbers))
+        columns = {name: [target[name] for target in targets] for name in targets[0]}
+        joined = {n: (torch.cat(c), [len(rows) for rows in c]) for n, c in columns.items()}
+        return Batch(torch.stack(images), joined, torch.tensor(numbers))
 
     def to_device(self, batch: Batch, train: bool) -> Batch:
         """Return normalized images (n, 3, size, size) and a dictionary of tensors for each."""
-        targets = [{k: self.to(v) for k, v in target.items()} for target in batch.targets]
+        columns = [self.to(joined).split(rows) for joined, rows in batch.targets.values()]
+        targets = [dict(zip(batch.targets, own, strict=True)) for own in zip(*columns, strict=True)]
         images = augment.normalize(self.to(batch.inputs), self.mean, self.std)
         return Batch(images, targets, self.to(batch.index))
 

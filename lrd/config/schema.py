@@ -104,7 +104,8 @@ class Train:
             value = getattr(self, name)
             require(f"train.{name}", value, value is None or value >= 1, "at least 1, or null")
         require_one_of("train.precision", self.precision, ["fp32", "tf32", "bf16", "fast"])
-        require_one_of("train.device", self.device, ["auto", "cpu", "cuda"])
+        is_device = re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", self.device) is not None
+        require("train.device", self.device, is_device, "auto, cpu, cuda, or a GPU such as cuda:1")
 
 
 @dataclass
@@ -199,7 +200,8 @@ class Cluster:
     ``timeout_min`` and ``mem_gb`` are per job; a job that reaches its time limit is requeued.
     ``ranks_per_cell`` processes train each run of ``slurm`` together, on one node, and each has
     ``cpus_per_task`` cores and, of ``gpus_per_node``, one GPU.
-    ``jobs`` is the number of parallel jobs of ``local``, by default one per core.
+    ``jobs`` is the number of parallel jobs of ``local``, by default one per core; on GPUs at most
+    ``cells_per_gpu`` for each, which is also the default.
     """
 
     partition: str | None = not_in_fingerprint(None)
@@ -212,9 +214,11 @@ class Cluster:
     timeout_min: int = not_in_fingerprint(240)
     array_parallelism: int = not_in_fingerprint(256)
     jobs: int | None = not_in_fingerprint(None)
+    cells_per_gpu: int = not_in_fingerprint(1)
 
     def __post_init__(self) -> None:
-        for name in ("ranks_per_cell", "cpus_per_task", "timeout_min", "array_parallelism"):
+        counts = ("ranks_per_cell", "cpus_per_task", "timeout_min", "array_parallelism")
+        for name in (*counts, "cells_per_gpu"):
             require(f"cluster.{name}", getattr(self, name), getattr(self, name) >= 1, "at least 1")
         for name in ("gpus_per_node", "mem_gb", "jobs"):
             value = getattr(self, name)

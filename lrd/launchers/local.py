@@ -1,4 +1,4 @@
-"""Launcher that runs several jobs at once on this machine. Imports no torch."""
+"""Launcher that runs several jobs at once on this machine. Imports torch to count GPUs alone."""
 
 import io
 import logging
@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
@@ -15,9 +16,10 @@ from threading import Event, Lock, Thread
 from typing import TextIO
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.singleton import Singleton
 from omegaconf import DictConfig
 
-from lrd.launchers.base import Failure, JobFunction, JobResult, Results, SweepJob, SweepLauncher
+from lrd.launchers.base import JobFunction, JobResult, Results, SweepJob, SweepLauncher
 from lrd.runs.signals import SIGNALS, Interrupted, StopSignals
 
 STOP_SIGNAL = signal.SIGUSR1  # asks a worker to save its run and end
@@ -110,44 +112,95 @@ def forward_signals() -> Iterator[StopSignals]:
 
 
 class LocalLauncher(SweepLauncher):
-    """Run ``cluster.jobs`` jobs at once; each gets an equal share of the cores as threads."""
+    """Run ``cluster.jobs`` jobs at once, each with an equal share of the cores as threads.
+
+    Where runs compute on GPUs, ``cluster.cells_per_gpu`` jobs at once have each GPU, and see no
+    other.
+    """
 
     def start(self, jobs: Sequence[SweepJob], num_finished: int) -> Results:
         if num_finished:
             _log.info("%d finished already", num_finished)
         if not jobs:
             return
-        cores = len(os.sched_getaffinity(0))
-        at_once = jobs[0].config.cluster.jobs or cores
-        threads = max(1, cores // at_once)
-        _log.info("%d jobs, %d at once on %d cores", len(jobs), at_once, cores)
+        cores, settings = len(os.sched_getaffinity(0)), jobs[0].config.cluster
+        gpus = visible_gpus() if any(j.config.train.device != "cpu" for j in jobs) else []
+        workers = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus] * settings.cells_per_gpu
+        workers = (workers or [{}] * (settings.jobs or cores))[: settings.jobs]
+        chosen = next((d for j in jobs if (d := j.config.train.device).startswith("cuda:")), None)
+        if chosen:
+            raise ValueError(
+                "train.device must be auto, cpu or cuda with +cluster=local, which gives each job "
+                f"a GPU, got {chosen}: choose GPUs by CUDA_VISIBLE_DEVICES"
+            )
+        threads = max(1, cores // len(workers))
+        where = f"{cores} cores" + (f" and GPUs {', '.join(gpus)}" if gpus else "")
+        _log.info("%d jobs, %d at once on %s", len(jobs), len(workers), where)
         overrides = [
             (*j.overrides, *([] if j.config.train.threads else [f"train.threads={threads}"]))
             for j in jobs
         ]
         resource_tracker.ensure_running()  # a child that started it would unblock the signals
         with forward_signals() as signals:
-            results = self._run(overrides, min(at_once, len(jobs)), signals)
+            results = self._run(overrides, workers[: len(jobs)], signals)
         for job, result in zip(jobs, results, strict=True):
             yield job.run.folder, result
         if signals.signal is not None:
             raise Interrupted(signals.signal)
 
     def _run(
-        self, overrides: Sequence[Sequence[str]], num_workers: int, signals: StopSignals
+        self,
+        overrides: Sequence[Sequence[str]],
+        workers: Sequence[dict[str, str]],
+        signals: StopSignals,
     ) -> list[JobResult]:
-        from hydra_plugins.hydra_joblib_launcher.joblib_launcher import JoblibLauncher
-        from joblib.externals.loky import get_reusable_executor
+        """Run the jobs in worker processes, each with environment variables of its own.
 
-        launcher = JoblibLauncher(**{**self.settings, "n_jobs": num_workers})
-        launcher.setup(task_function=WorkerJob(self.function), **self.context)
-        try:
-            return [JobResult.from_hydra(returned) for returned in launcher.launch(overrides, 0)]
-        except Exception as error:
-            if signals.signal is None:  # otherwise a worker without handlers received the signal
-                line = str(error).splitlines()[0]
-                reason = f"a worker ended and stopped the others ({line}); the same command resumes"
-                self.failures.append(Failure("", reason, 1))
-            return [JobResult() for _ in overrides]
-        finally:
-            get_reusable_executor().shutdown(wait=True)
+        A worker takes one job after another. After a job that failed, or ended its process, another
+        process takes its place: an error of a GPU would outlive the job.
+        """
+        from hydra_plugins.hydra_joblib_launcher._core import execute_job
+        from joblib.externals.loky import ProcessPoolExecutor
+
+        results = [JobResult() for _ in overrides]
+        waiting = deque(enumerate(overrides))
+        context, state = self.context, Singleton.get_state()
+
+        def work(environment: dict[str, str]) -> None:
+            with suppress(IndexError):  # no job is left
+                while signals.signal is None:
+                    with ProcessPoolExecutor(1, env=environment) as process:
+                        while signals.signal is None:
+                            number, words = waiting.popleft()
+                            parts = (context["hydra_context"], context["config"])
+                            job = (number, words, *parts, WorkerJob(self.function), state)
+                            try:
+                                returned = process.submit(execute_job, *job).result()
+                                results[number] = JobResult.from_hydra(returned)
+                            except Exception as error:
+                                if signals.signal is None:  # else it ended before it had handlers
+                                    results[number] = JobResult.failed(_lost(error))
+                            if results[number].failures:
+                                break
+
+        threads = [Thread(target=work, args=[environment]) for environment in workers]
+        for thread in threads:
+            thread.start()
+        while any(thread.is_alive() for thread in threads):
+            time.sleep(0.02)  # signals reach this thread between two calls
+        return results
+
+
+def _lost(error: Exception) -> str:
+    line = (str(error).splitlines() or [type(error).__name__])[0]
+    return f"its process ended ({line}); the same command resumes"
+
+
+def visible_gpus() -> list[str]:
+    """Return the GPUs that this process sees, each as CUDA_VISIBLE_DEVICES names it."""
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = [str(n) for n in range(count)] if named is None else named.split(",")
+    return [name.strip() for name in names[:count]]

@@ -10,6 +10,7 @@ from lrd.config import Config
 from lrd.runs.ranks import ProcessRank
 
 _THREADS = torch.get_num_threads()
+COMPILES = (7, 0)  # the least compute capability that torch.compile, by Triton, supports
 # glibc's mallopt parameters: free memory at the top of the heap above which the heap is trimmed,
 # and the number of allocations that may be mappings of their own, unmapped when freed.
 TRIM_THRESHOLD, MMAP_MAX = -1, -4
@@ -19,19 +20,17 @@ def configure_device(config: Config) -> torch.device:
     """Set torch's switches and return the device.
 
     Raises:
-        ValueError: The device does not exist.
+        ValueError: The device does not exist, or is too old for what is asked of it.
     """
-    train, has_gpu = config.train, torch.cuda.is_available()
-    if train.device == "cuda" and not has_gpu:
-        raise ValueError("train.device must be auto or cpu where torch finds no GPU, got cuda")
-    uses_gpu = has_gpu and train.device != "cpu"
-    process = ProcessRank.from_environment()
-    device = torch.device("cuda", process.local_rank) if uses_gpu else torch.device("cpu")
-    if device.type == "cuda" and process.local_rank >= torch.cuda.device_count():
-        raise ValueError(
-            "--nproc_per_node (cluster.ranks_per_cell) must be at most the "
-            f"{torch.cuda.device_count()} GPUs of this machine, got {process.local_world}"
-        )
+    train = config.train
+    device = _device_of(train.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # streams, graphs and memory are of the current one
+        if train.compile and (found := torch.cuda.get_device_capability(device)) < COMPILES:
+            raise ValueError(
+                "train.compile must be false on a GPU below compute capability "
+                f"{COMPILES[0]}.{COMPILES[1]}, got true on one of {found[0]}.{found[1]}"
+            )
     torch.set_num_threads(train.threads or _THREADS)
     # These setters, unlike the newer fp32_precision, leave every older name readable.
     torch.backends.cuda.matmul.allow_tf32 = train.precision == "tf32"
@@ -46,6 +45,39 @@ def configure_device(config: Config) -> torch.device:
     if device.type == "cpu":
         disable_malloc_trim()
     return device
+
+
+def _device_of(requested: str) -> torch.device:
+    """Return the device that ``train.device`` means for this process.
+
+    Raises:
+        ValueError: It does not exist.
+    """
+    process = ProcessRank.from_environment()
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if requested == "cpu" or (requested == "auto" and not count):
+        return torch.device("cpu")
+    if not count:
+        raise ValueError(
+            f"train.device must be auto or cpu where torch finds no GPU, got {requested}"
+        )
+    if requested.startswith("cuda:"):
+        number = int(requested.removeprefix("cuda:"))
+        if number >= count:
+            found = ", ".join(f"cuda:{n}" for n in range(count))
+            raise ValueError(f"train.device must be one of {found}, got {requested}")
+        if process.world > 1:
+            raise ValueError(
+                f"train.device must be auto or cuda on several ranks, of which each has a GPU, got "
+                f"{requested}"
+            )
+        return torch.device("cuda", number)
+    if process.local_rank >= count:
+        raise ValueError(
+            f"--nproc_per_node (cluster.ranks_per_cell) must be at most the {count} GPUs of this "
+            f"machine, got {process.local_world}"
+        )
+    return torch.device("cuda", process.local_rank)
 
 
 def disable_malloc_trim() -> None:

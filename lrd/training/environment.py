@@ -41,6 +41,7 @@ def describe_environment(device: torch.device, **computed: str) -> dict[str, Any
         "device": device.type,
         "threads": torch.get_num_threads(),
         "blas": blas_name(),
+        **(cuda_switches() if device.type == "cuda" else {}),
         "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),
         "job": slurm_job_id(),
         **computed,
@@ -59,6 +60,14 @@ def blas_name() -> str:
     """Return the library of matrix products on the CPU that torch was built with."""
     found = re.search(r"BLAS_INFO=(\w+)", torch.__config__.show())
     return found[1] if found else "unknown"
+
+
+def cuda_switches() -> dict[str, bool]:
+    """Return torch's switches that decide how a GPU rounds."""
+    return {
+        "tf32": torch.backends.cuda.matmul.allow_tf32 and torch.backends.cudnn.allow_tf32,
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
+    }
 
 
 @cache

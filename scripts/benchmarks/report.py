@@ -238,7 +238,7 @@ def run_sections(
 ) -> list[Path]:
     """Measure and print the tables of each section; write bench.json and charts to ``folder``.
 
-    Returns the files, which are written after each section, so that an interruption loses one.
+    Returns the files. bench.json is written after each table, so that an interruption loses one.
     """
     tables: list[BenchmarkTable] = []
     written = [folder / "bench.json"]
@@ -250,9 +250,9 @@ def run_sections(
                     line.judged = not options.quick
                 print(table.to_text(), end="\n\n", flush=True)
                 own.append(table)
-        tables += own
-        document = {"facts": facts, "tables": [table.to_json() for table in tables]}
-        written[0].write_text(json.dumps(document, indent=1) + "\n")
+                tables.append(table)
+                document = {"facts": facts, "tables": [each.to_json() for each in tables]}
+                written[0].write_text(json.dumps(document, indent=1) + "\n")
         written += draw_charts(own, folder, name, headline(facts))
     return written
 

@@ -28,6 +28,7 @@ from scripts.benchmarks.workloads import (
 )
 
 PLAIN, PLAIN_NAIVE = "plain PyTorch loop, no LRD", "plain PyTorch loop, naive LRD"
+PLAIN_EXACT = "plain PyTorch loop, no LRD, switches of train=paper"
 LRD_PAPER, LRD_FAST = "ours, train=paper", "ours, train=fast"
 _OVERRIDES = {
     LRD_PAPER: ("train=paper", "lrd.implementation=auto"),
@@ -60,10 +61,14 @@ def _compare_loops(
     """Train epochs of Adam in every loop; return the table and all turns."""
     _log.info("loop: %s", workload.describe())
     plain = {PLAIN: False, PLAIN_NAIVE: True}
-    loops = {label: (plain_loop, workload, naive, _WORKERS) for label, naive in plain.items()}
+    loops: dict[str, tuple[Any, ...]] = {
+        label: (plain_loop, workload, naive, _WORKERS) for label, naive in plain.items()
+    }
+    gpu = options.device.type == "cuda"
+    if gpu:  # on a CPU the switches change nothing
+        loops[PLAIN_EXACT] = (plain_loop, workload, False, _WORKERS, True)
     loops |= {label: (lrd_loop, workload, lines) for label, lines in _OVERRIDES.items()}
     turns, memory = alternate(loops, options.rounds_or(5), workload.steps)
-    gpu = options.device.type == "cuda"
     targets = {LRD_FAST: Bound(">=", 3)} if gpu else {}
     rates = image_rates(turns)
     lines = measurements(rates, PLAIN, unit="images/s", memory=memory, targets=targets)
@@ -74,6 +79,11 @@ def _compare_loops(
         f"plain PyTorch loop: torch's default Adam, {_WORKERS} workers; ours with LRD at p = {P}",
         *(f"{label}: {', '.join(map(' '.join, record))}" for label, record in records.items()),
     ]
+    if gpu:
+        notes.append(
+            f"{PLAIN}: TF32 convolutions and cudnn.benchmark, which train=paper does not have; "
+            f"{PLAIN_EXACT}: the same arithmetic as {LRD_PAPER}"
+        )
     title = f"training {workload.describe()}"
     return BenchmarkTable("loop", title, PLAIN, lines, "higher", "MB", notes=notes), turns
 

@@ -165,11 +165,14 @@ def make_model(workload: Workload) -> nn.Module:
     return get_class(node.pop("_target_"))(shape=kind.shape, classes=kind.classes, **node)
 
 
-def plain_loop(workload: Workload, naive: bool, workers: int) -> LoopTurn:
+def plain_loop(workload: Workload, naive: bool, workers: int, exact: bool = False) -> LoopTurn:
     """Return a function that trains for an epoch, or ``steps``, in a plain PyTorch loop.
 
     It trains the same model on the same data by Adam, in torch's default variant or with naive
     LRD. An epoch includes the start of the ``workers``.
+
+    On a GPU its convolutions take TF32, by torch's default, and the fastest algorithms, as in most
+    PyTorch loops; with ``exact`` it has the switches of train=paper, which computes in float32.
     """
     torch.set_num_threads(workload.threads)
     device = torch.device(workload.device)
@@ -180,8 +183,7 @@ def plain_loop(workload: Workload, naive: bool, workers: int) -> LoopTurn:
     count = None if workload.images is None else workload.images[0]
     data = torchvision_dataset(workload.data, workload.root, count)
     loader = DataLoader(data, workload.batch, shuffle=True, num_workers=workers)
-    # As most PyTorch loops do; it changes nothing on a CPU.
-    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = not exact, not exact
 
     def turn(steps: int | None) -> TurnResult:
         clock = Clock()  # the loop itself synchronizes at every step

@@ -19,14 +19,16 @@ COCO's, priors that may be wider than the image (``clip``; ssd.pytorch clips), e
 Both keep the 400 best detections per class before the suppression and the 200 best per image after.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.models import MobileNet_V3_Large_Weights, VGG16_Weights, mobilenet_v3_large
 from torchvision.models.detection import ssdlite320_mobilenet_v3_large
+from torchvision.models.detection._utils import encode_boxes
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.ssd import SSD, SSDFeatureExtractorVGG, SSDHead
@@ -39,8 +41,6 @@ from tasks.models.weights import load_weights, read_weights
 
 # Prior sizes in pixels of 300; a map uses its own size and the next one.
 PRIOR_SIZES = (30, 60, 111, 162, 213, 264, 315)
-# Names of the losses, here and in torchvision.
-TORCHVISION_LOSSES = {"box_loss": "bbox_regression", "class_loss": "classification"}
 FIRST_MAP_BLOCK = 13  # MobileNetV3's block that gives the first map
 # MobileNetV3's last layer, and its channels if torchvision's reduced tail halves them.
 LAST, REDUCED = "backbone.features.1.3.0.weight", 480
@@ -61,17 +61,18 @@ class Detector(SSD):
     ``"detections"``: for each image ``boxes`` (d, 4) in its pixels, ``scores`` (d,), best first,
     and ``labels`` (d,).
 
-    torchvision's loss selects by masks, whose counts the CPU needs, so a step synchronizes the
-    device.
+    The losses are torchvision's, for all images at once: no operation is one of an image, and no
+    shape depends on values, so a step does not synchronize the device.
     """
 
-    recipe: ClassVar[int] = 1
+    recipe: ClassVar[int] = 2
 
     size: ClassVar[int]
     maps: ClassVar[tuple[int, ...]]  # sides of the feature maps
     mean: tuple[float, ...]
     std: tuple[float, ...]
     priors: Tensor  # (priors, 4), x1 y1 x2 y2 in pixels
+    box_weights: Tensor  # (4,), of the offsets that a box is coded by
 
     def __init__(
         self, backbone: nn.Module, generator: DefaultBoxGenerator, head: nn.Module, classes: int
@@ -94,6 +95,8 @@ class Detector(SSD):
             image = ImageList(torch.empty(1, 3, self.size, self.size), [(self.size, self.size)])
             maps = [torch.empty(1, 1, side, side) for side in self.maps]
             self.register_buffer("priors", generator(image, maps)[0], persistent=False)
+            weights = torch.tensor(self.box_coder.weights)
+            self.register_buffer("box_weights", weights, persistent=False)
 
     # Compiling everything would recompile for every number of objects: only predict is compiled.
     @torch.compiler.disable(recursive=False)
@@ -126,16 +129,26 @@ class Detector(SSD):
             the sum of ``"sums"`` divided by the sum of ``"positives"``. An image without objects
             contributes 0.
         """
-        matches = [self.match(target["boxes"]) for target in targets]
-        positives = torch.stack([(match >= 0).sum() for match in matches])
-        each = []
-        for i, (target, match) in enumerate(zip(targets, matches, strict=True)):
-            own = {name: out[i : i + 1] for name, out in heads.items()}
-            each.append(self.compute_loss([target], own, [self.priors], [match]))
+        regression, logits = heads["bbox_regression"], heads["cls_logits"]
+        matches = self.match([target["boxes"] for target in targets])
+        is_matched, number = matches >= 0, matches + 1
+        # Number 0 is no object: the background, and a box whose loss does not count.
+        background = matches.new_zeros(1)
+        labels = torch.cat([background, *(target["labels"] for target in targets)])[number]
+        boxes = torch.cat([self.priors[:1], *(target["boxes"] for target in targets)])[number]
+        priors = self.priors.expand_as(boxes)
+        wanted = encode_boxes(boxes.flatten(0, 1), priors.flatten(0, 1), self.box_weights)
+        box_losses = F.smooth_l1_loss(regression, wanted.view_as(boxes), reduction="none").sum(2)
+        class_losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
+        class_losses = class_losses.view_as(labels)
+        is_hard = self._hard_negatives(class_losses.detach(), is_matched)
+        # With too few negatives a hard one is a positive, which then counts twice.
         sums = {
-            name: torch.stack([loss[key] for loss in each]) * positives.clamp(min=1)
-            for name, key in TORCHVISION_LOSSES.items()
+            "box_loss": torch.where(is_matched, box_losses, 0).sum(1),
+            "class_loss": torch.where(is_matched, class_losses, 0).sum(1)
+            + torch.where(is_hard, class_losses, 0).sum(1),
         }
+        positives = is_matched.sum(1)
         total = positives.sum().clamp(min=1)
         return {
             "losses": {name: s.sum() / total for name, s in sums.items()},
@@ -143,20 +156,40 @@ class Detector(SSD):
             "sums": {name: s.detach() for name, s in sums.items()},
         }
 
-    @torch.no_grad()
-    def match(self, boxes: Tensor) -> Tensor:
-        """Return for each prior the index of its object in ``boxes`` (m, 4), or -1; (priors,).
+    def _hard_negatives(self, losses: Tensor, is_matched: Tensor) -> Tensor:
+        """Return which priors (n, priors) are the negatives of highest loss, 3 to a positive."""
+        order = losses.masked_fill(is_matched, -torch.inf).sort(1, descending=True).indices
+        places = torch.arange(losses.shape[1], device=losses.device).expand_as(order)
+        rank = torch.empty_like(order).scatter_(1, order, places)
+        return rank < self.neg_to_pos_ratio * is_matched.sum(1, keepdim=True)
 
-        A prior matches the object with the highest IoU if that is at least 0.5. The best prior of
-        an object matches it at any IoU.
+    @torch.no_grad()
+    def match(self, boxes: Sequence[Tensor]) -> Tensor:
+        """Return for each prior of each image the number of its object, or -1; int64 (n, priors).
+
+        ``boxes[i]`` (m, 4) are the objects of image i; objects are numbered over all images. A
+        prior matches the object of its image with the highest IoU if that is at least 0.5. The best
+        prior of an object matches it at any IoU; the last object wins a prior that is the best of
+        several.
         """
-        if len(boxes) == 0:
-            return torch.full((len(self.priors),), -1, device=self.priors.device)
-        overlaps = box_iou(boxes, self.priors)
-        matches, own = self.proposal_matcher(overlaps), overlaps.argmax(1)
-        # If two objects share a best prior, torchvision's choice on a GPU is open: the last wins.
-        last = torch.arange(len(boxes), device=own.device)
-        return matches.scatter_reduce(0, own, last, "amax", include_self=False)
+        counts, priors = [len(own) for own in boxes], self.priors
+        rows = [(i, j) for i, count in enumerate(counts) for j in range(count)]
+        place = torch.tensor(rows, dtype=torch.int64, device="cpu").view(-1, 2)
+        if priors.is_cuda:
+            place = place.pin_memory()
+        image, row = place.to(priors.device, non_blocking=True).unbind(1)
+        overlaps = box_iou(torch.cat(list(boxes)), priors)  # (objects, priors)
+        numbers = torch.arange(len(rows), device=priors.device)
+        padded = overlaps.new_full((len(boxes), max(1, *counts), len(priors)), -1)
+        padded[image, row] = overlaps
+        number_of = numbers.new_full(padded.shape[:2], -1)
+        number_of[image, row] = numbers
+        overlap, best = padded.max(1)
+        is_matched = overlap >= self.proposal_matcher.high_threshold
+        matches = torch.where(is_matched, number_of.gather(1, best), -1).flatten()
+        own = image * len(priors) + overlaps.argmax(1)
+        matches = matches.scatter_reduce(0, own, numbers, "amax", include_self=False)
+        return matches.view(len(boxes), -1)
 
 
 class SSD300VGG16(Detector):

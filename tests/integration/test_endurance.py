@@ -45,6 +45,7 @@ def test_killed_runs_on_real_mnist(real_data: Path):
 
 
 @pytest.mark.gpu
+@pytest.mark.slow
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_killed_runs_on_a_gpu_with_deterministic_algorithms():
     out = endurance("--kills", "6", "train.device=cuda", "train.deterministic=true")

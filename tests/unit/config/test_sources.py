@@ -1,5 +1,6 @@
 """The code behind a ``_target_``: hashed from files, by what it means."""
 
+import shutil
 import subprocess
 import sys
 from importlib import import_module
@@ -148,8 +149,8 @@ def test_a_raised_recipe_voids_the_runs_of_its_class_alone(
 
     digits, seg, det = mark(), mark("task=voc_seg"), mark("task=voc_det")
     path = tmp_path / "tasks" / "segmentation.py"
-    path.parent.mkdir()
-    text = (CONFIGS.parent / "tasks" / "segmentation.py").read_text()
+    shutil.copytree(CONFIGS.parent / "tasks", path.parent)
+    text = path.read_text()
     assert "recipe: ClassVar[int] = 1" in text
     path.write_text(text.replace("recipe: ClassVar[int] = 1", "recipe: ClassVar[int] = 2"))
     monkeypatch.setattr("lrd.config.sources.CHECKOUT", tmp_path)

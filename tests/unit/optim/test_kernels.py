@@ -2,8 +2,10 @@
 
 import logging
 import os
+import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -135,10 +137,7 @@ def update_of(
     kernel: Any, name: str, counts: tuple[int, ...] = (2500, 70_000, 3), first: int = 2**32 - 1000
 ) -> list[Tensor]:
     """Weights and moments, as bits, after an update of values of every kind."""
-    kind, settings = BASES[name]
-    base = kind([torch.zeros(2, requires_grad=True)], **settings)  # type: ignore[call-arg]
-    rule = update_rule_for(base, base.param_groups[0])
-    assert rule is not None
+    rule = rule_of(name)
     generator, made, start = torch.Generator().manual_seed(1), [], first
     for row, count in enumerate(counts):
         values = [torch.randn(count, generator=generator) for _ in range(2 + len(rule.moments))]
@@ -165,15 +164,33 @@ def test_c_updates_to_the_bits_of_torchs_operations(name: str):
         assert torch.equal(one, other)
 
 
-def test_triton_gives_the_bits_of_c():
-    """Interpreted, in a process of its own: Triton reads the switch when it is imported."""
-    code = """
-import torch
-from lrd.optim.kernels.c import CKernels
-from lrd.optim.kernels.cache import cache_folder
-from lrd.optim.kernels.triton import TritonKernels
-from tests.unit.optim import test_kernels as t
+def interpreted(code: str) -> None:
+    """Run ``code`` with Triton's interpreter, in a process of its own: Triton reads the switch when
+    it is imported."""
+    pytest.importorskip("triton")
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", IMPORTS + code],
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
 
+
+IMPORTS = """
+import torch
+from lrd.optim import fused, snapshot
+from lrd.optim.kernels import triton
+from lrd.optim.kernels.c import CKernels
+from lrd.optim.kernels.triton import TritonKernels
+from lrd.optim.masks import keep_mask, keep_threshold
+from lrd.optim.params import Piece
+from tests.unit.optim import test_fused, test_kernels as t
+"""
+
+
+def test_triton_gives_the_bits_of_c():
+    interpreted("""
 for name in t.BASES:
     kernels = TritonKernels(), CKernels()
     for a, b in zip(*(t.update_of(k, name, (2500, 3)) for k in kernels), strict=True):
@@ -181,42 +198,165 @@ for name in t.BASES:
 for dtype in t.TYPES:
     t.check_restore(TritonKernels(), [t.numbers(1030, dtype), t.numbers(13, dtype)], 2**32 - 500)
 t.check_restore(TritonKernels(), [t.numbers(2100)], 2**32 - 700, "row", unit=7)
-"""
-    pytest.importorskip("triton")
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code],
-        env=environment,
-        capture_output=True,
-        text=True,
+""")
+
+
+def test_tritons_masks_are_lrd_optim_masks_across_the_sign_of_an_int32():
+    interpreted("""
+for first in (0, 2**31 - 1500, 2**32 - 1500, 2**33 - 1500):
+    for p in (0.5, 0.9, 2**-31, 1 - 2**-31):
+        new, old = torch.zeros(3001), torch.ones(3001)
+        piece = Piece((new, old), 0, 3001, first, keep_threshold(p), 1, first, 0)
+        TritonKernels().restore([piece], 7, 11)
+        assert torch.equal(new == 0, keep_mask(7, 11, p, start=first, count=3001))
+""")
+
+
+def test_tritons_weights_follow_the_reference():
+    interpreted("""
+fused.kernels_for = snapshot.kernels_for = lambda device, rule=None: TritonKernels()
+for name, (kind, settings) in list(test_fused.BASES.items())[:5]:
+    params, lrd = test_fused.fused(name)
+    plain = test_fused.tensors()
+    reference = t.LRDropout(
+        kind(plain, **settings), p=test_fused.P, seed=test_fused.SEED, implementation="reference"
     )
-    assert done.returncode == 0, done.stderr
+    for step in range(6):
+        before = [param.detach().clone() for param in params]
+        test_fused.run(params, lrd, step, 1)
+        test_fused.run(plain, reference, step, 1)
+        for param, was, mask in zip(params, before, test_fused.masks(step), strict=True):
+            assert torch.equal(param[~mask], was[~mask]), name
+    assert lrd.path == "fused" and reference.path == "reference"
+    for a, b in zip(params, plain, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+""")
 
 
-def test_triton_assembles_strict_arithmetic_and_vector_loads():
-    """For compute capability 9.0, which needs no GPU: what the kernels cost is in the assembly."""
+def test_a_step_is_one_launch_however_many_tensors():
+    """A launch costs what the kernel takes for a million elements."""
+    interpreted("""
+class Counted:
+    def __init__(self, kernel):
+        self.kernel, self.grids = kernel, []
+    def __getitem__(self, grid):
+        self.grids.append(grid)
+        return self.kernel[grid]
+
+kind, settings = t.BASES["Adam"]
+base = kind([torch.zeros(2, requires_grad=True)], **settings)
+rule = t.update_rule_for(base, base.param_groups[0])
+update, restore = triton._module(rule), triton._module(None)
+update.update, restore.restore = Counted(update.update), Counted(restore.restore)
+lengths, pieces, pairs, start = [1 + 19 * n for n in range(110)], [], [], 0
+for length in lengths:
+    tensors, rest = tuple(torch.zeros(4, length)), (0, length, start, 9, 1, start, 0)
+    pieces.append(Piece(tensors, *rest))
+    pairs.append(Piece(tensors[:2], *rest))
+    start += length
+scalars = torch.ones(1, len(rule.scalars))
+TritonKernels().update(rule, pieces, scalars, 0, 0)
+TritonKernels().restore(pairs, 0, 0)
+blocks = sum(-(-length // 1024) for length in lengths)
+assert update.update.grids == restore.restore.grids == [(blocks,)]
+""")
+
+
+def rule_of(name: str) -> Any:
+    kind, settings = BASES[name]
+    base = kind([torch.zeros(2, requires_grad=True)], **settings)  # type: ignore[call-arg]
+    rule = update_rule_for(base, base.param_groups[0])
+    assert rule is not None
+    return rule
+
+
+TABLES = {"table": "*i64", "blocks": "*i64"}
+
+
+def compiled_for_sm90(kernel: Any, constants: dict[str, Any], **pointers: str) -> Any:
+    """Compile for compute capability 9.0, which needs no GPU."""
     triton = pytest.importorskip("triton")
     from triton.backends.compiler import GPUTarget
 
+    names = {**pointers, "keys": "*i32", "high": "i32", **dict.fromkeys(constants, "constexpr")}
+    source = triton.compiler.ASTSource(fn=kernel, signature=names, constexprs=constants)
+    options = {"enable_fp_fusion": False}
+    return triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+
+
+def test_triton_assembles_strict_arithmetic():
+    """What the kernels round is in the assembly."""
+    pytest.importorskip("triton")
     from lrd.optim.kernels.triton import BLOCK, _module
 
-    def assembly(kernel: Any, constants: dict[str, Any], **pointers: str) -> str:
-        names = {**pointers, "keys": "*i32", "high": "i32", **dict.fromkeys(constants, "constexpr")}
-        source = triton.compiler.ASTSource(fn=kernel, signature=names, constexprs=constants)
-        options = {"enable_fp_fusion": False}
-        return triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm["ptx"]
-
-    kind, settings = BASES["AMSGrad"]
-    base = kind([torch.zeros(2, requires_grad=True)], **settings)  # type: ignore[call-arg]
-    rule = update_rule_for(base, base.param_groups[0])
     constants: dict[str, Any] = {"ALIGNED": True, "BLOCK": BLOCK}
-    tables = {"table": "*i64", "blocks": "*i64"}
-    text = assembly(_module(rule).update, constants, **tables, scalars="*fp32")
-    assert text.count("ld.global.v4") >= 10 and text.count("st.global.v4") >= 8
+    update = _module(rule_of("AMSGrad")).update
+    text = compiled_for_sm90(update, constants, **TABLES, scalars="*fp32").asm["ptx"]
     assert "sqrt.rn" in text and "div.rn" in text
     assert not any(loose in text for loose in ("fma.rn.f32", "div.full", "sqrt.approx"))
-    words = {"WORD": triton.language.int16, "WORDS": 1}
-    assert "st.global" in assembly(_module(None).restore, {**constants, **words}, **tables)
+
+
+def memory_instructions(binary: bytes, folder: Path) -> Counter[str]:
+    """Count the loads and stores of a cubin: LDG and STG of global memory, LDL and STL of spilled
+    registers, with 128 for 16 bytes at once."""
+    triton = pytest.importorskip("triton")
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "nvdisasm"
+    if not tool.exists():
+        pytest.skip("this Triton brings no nvdisasm")
+    (folder / "kernel.cubin").write_bytes(binary)
+    done = subprocess.run([tool, "-c", folder / "kernel.cubin"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = re.findall(r"\b(LDG|STG|LDL|STL)(?:\.\w+)*?(\.128)?\b[^.\w]", done.stdout)
+    return Counter("".join(parts) for parts in found)
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_the_machine_code_moves_16_bytes_at_once(name: str, tmp_path: Path):
+    """Each of 128 threads moves the 8 elements of its block that it has by two loads of each tensor
+    and two stores of each but the gradient, and keeps everything in registers."""
+    pytest.importorskip("triton")
+    from lrd.optim.kernels.triton import BLOCK, _module
+
+    rule = rule_of(name)
+    constants: dict[str, Any] = {"ALIGNED": True, "BLOCK": BLOCK}
+    made = compiled_for_sm90(_module(rule).update, constants, **TABLES, scalars="*fp32")
+    assert BLOCK == 8 * 32 * made.metadata.num_warps
+    found = memory_instructions(made.asm["cubin"], tmp_path)
+    assert found["LDG.128"] == 2 * (2 + len(rule.moments))
+    assert found["STG.128"] == 2 * (1 + len(rule.moments))
+    assert not found["LDL"] and not found["STL"]
+
+
+@pytest.mark.parametrize(
+    ("word", "words"), [("int16", 1), ("int32", 1), ("int64", 1), ("int64", 2)]
+)
+def test_the_machine_code_of_restore_touches_what_is_dropped_alone(
+    word: str, words: int, tmp_path: Path
+):
+    """A load and a store for each of a thread's 8 elements, under its own condition."""
+    triton = pytest.importorskip("triton")
+    from lrd.optim.kernels.triton import BLOCK, _module
+
+    constants = {"ALIGNED": True, "BLOCK": BLOCK, "WORD": getattr(triton.language, word)}
+    kernel = _module(None).restore
+    made = compiled_for_sm90(kernel, {**constants, "WORDS": words}, **TABLES)
+    found = memory_instructions(made.asm["cubin"], tmp_path)
+    assert found["STG"] + 2 * found["STG.128"] == 8 and not found["LDL"] and not found["STL"]
+
+
+def test_a_gpu_that_triton_does_not_support_has_torchs_operations(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    from lrd.optim.kernels import triton
+
+    def fail(self: Any, device: Any, rule: Any = None) -> None:
+        raise RuntimeError("Triton does not support compute capability 3.5\nmore")
+
+    monkeypatch.setattr(triton.TritonKernels, "prepare", fail)
+    device, rule = torch.device("cuda"), rule_of("Adam")
+    assert type(kernels_for(device, rule)) is type(kernels_for(device)) is EagerKernels
+    (warning,) = caplog.records
+    assert "on cuda (Triton does not support compute capability 3.5): slower" in warning.message
 
 
 # Compilers.

@@ -90,6 +90,17 @@ def test_an_epoch_is_every_image_in_the_order_of_the_seed_with_its_boxes_inside_
         assert len(boxes) == len(target["labels"]) == len(target["difficult"])
 
 
+def test_a_batch_comes_to_the_device_in_as_few_copies_as_an_image():
+    counts = []
+    for size in (1, 16):
+        of, copied = task(batch_size=size), list[Tensor]()
+        of.to = lambda tensor, copied=copied: copied.append(tensor) or tensor
+        batch = next(of.train_batches(0))
+        assert len(batch) == len(batch.targets) == size
+        counts.append(len(copied))
+    assert counts == [5, 5]  # images, numbers; boxes, labels, difficult
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_same_batches_whatever_the_workers_and_wherever_an_epoch_is_entered(workers: int):
     whole = list(task().train_batches(2))

@@ -16,6 +16,7 @@ from lrd.optim.lr_dropout import LRDropout as Wrapper
 from lrd.optim.options import IMPLEMENTATIONS
 from lrd.task import Task
 from lrd.training import builder
+from lrd.training.environment import cuda_switches
 
 GROUPS = ("task", "dataset", "model", "optim", "schedule", "regularizer", "logger", "train")
 
@@ -291,6 +292,9 @@ def test_convolutions_are_chosen_by_time_only_where_nothing_must_repeat():
     ):
         parts(*overrides)
         assert torch.backends.cudnn.benchmark is expected, overrides
+        assert cuda_switches() == {"tf32": False, "cudnn_benchmark": expected}  # for run.json
+    parts("train.precision=tf32")
+    assert cuda_switches() == {"tf32": True, "cudnn_benchmark": False}
 
 
 @pytest.mark.parametrize("wanted", [True, False])

@@ -20,6 +20,59 @@ def test_denormals_are_zero_after_it():
     assert (tiny * 0.5).item() == 0
 
 
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> list[torch.device]:
+    """Let torch say that there are two GPUs; return those that are made current."""
+    made: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", made.append)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [("auto", "cuda:0"), ("cuda", "cuda:0"), ("cuda:1", "cuda:1"), ("cpu", "cpu")],
+)
+def test_a_gpu_is_chosen_by_its_number(setting: str, expected: str, two_gpus: list[torch.device]):
+    chosen = device.configure_device(to_config(compose([f"train.device={setting}"])))
+    assert chosen == torch.device(expected)
+    assert two_gpus == ([] if setting == "cpu" else [chosen])  # streams and graphs are on it
+
+
+def test_a_gpu_that_is_not_there_is_one_line(
+    two_gpus: list[torch.device], monkeypatch: pytest.MonkeyPatch
+):
+    config = to_config(compose(["train.device=cuda:2"]))
+    rule = "train.device must be one of cuda:0, cuda:1, got cuda:2"
+    with pytest.raises(ValueError, match=f"^{rule}$"):
+        device.configure_device(config)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    rule = "train.device must be auto or cpu where torch finds no GPU, got cuda:2"
+    with pytest.raises(ValueError, match=f"^{rule}$"):
+        device.configure_device(config)
+
+
+def test_an_old_gpu_does_not_compile(two_gpus: list[torch.device], monkeypatch: pytest.MonkeyPatch):
+    """It is said before the data are read, not in the first step."""
+    config = to_config(compose(["train.compile=true"]))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 0))
+    assert device.configure_device(config).type == "cuda"
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (6, 1))
+    with pytest.raises(ValueError, match="^train.compile must be false .* got true on one of 6.1$"):
+        device.configure_device(config)
+    assert device.configure_device(to_config(compose([]))).type == "cuda"
+
+
+def test_ranks_take_the_gpus_in_turn(two_gpus: list[torch.device], monkeypatch: pytest.MonkeyPatch):
+    ranks = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
+    for name, value in {**ranks, "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}.items():
+        monkeypatch.setenv(name, value)
+    assert device.configure_device(to_config(compose([]))) == torch.device("cuda:1")
+    with pytest.raises(ValueError, match="^train.device must be auto or cuda on several ranks"):
+        device.configure_device(to_config(compose(["train.device=cuda:0"])))
+
+
 PAGES = """
 import resource, torch
 from lrd.training import device

@@ -59,6 +59,17 @@ def test_the_plain_loop_sets_no_switches_of_ours(monkeypatch: pytest.MonkeyPatch
     plain_loop(toy(), False, 0)
 
 
+@pytest.mark.parametrize("exact", [False, True])
+def test_the_plain_loop_has_torchs_switches_or_those_of_train_paper(exact: bool):
+    """The comparison of equal arithmetic is a row of its own."""
+    cudnn = torch.backends.cudnn
+    cudnn.benchmark = cudnn.allow_tf32 = exact  # neither as it shall be
+    plain_loop(toy(), False, 0, exact)
+    assert (cudnn.benchmark, cudnn.allow_tf32) == (not exact, not exact)
+    lrd_loop(toy(), ["train=paper"])
+    assert (cudnn.benchmark, cudnn.allow_tf32) == (False, False)
+
+
 def test_operations_equal_a_count_by_hand():
     weights = [784 * 32, 32 * 10]
     by_hand = 2 * (3 * sum(weights) - weights[0])  # the images need no gradient

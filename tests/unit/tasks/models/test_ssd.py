@@ -10,11 +10,13 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.models import MobileNet_V3_Large_Weights, VGG16_Weights, mobilenet_v3_large, vgg16
 from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.ssd import SSDHead
 from torchvision.models.vgg import cfgs, make_layers
+from torchvision.ops import box_iou
 
 from lrd.config.compose import CONFIGS
 from lrd.training.builder import compile_forward
@@ -170,6 +172,86 @@ def losses_by_hand(
     return box_loss, class_loss, positives
 
 
+def match_of_one(model: Detector, boxes: Tensor) -> Tensor:
+    (match,) = model.match([boxes])
+    return match
+
+
+def random_targets(images: int, most: int, seed: int = 0) -> list[dict[str, Tensor]]:
+    """Return up to ``most`` objects an image, and none in every third image."""
+    made, targets = torch.Generator().manual_seed(seed), list[dict[str, Tensor]]()
+    for number in range(images):
+        count = int(torch.randint(most + 1, (), generator=made)) if number % 3 else 0
+        corners = 250 * torch.rand(count, 2, generator=made)
+        sizes = 1 + 120 * torch.rand(count, 2, generator=made)
+        labels = torch.randint(1, CLASSES, (count,), generator=made)
+        targets.append({"boxes": torch.cat([corners, corners + sizes], 1), "labels": labels})
+    return targets
+
+
+class Operations(TorchDispatchMode):
+    """Collects the names of the operations that are dispatched."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        self.names.append(str(function))
+        return function(*args, **(kwargs or {}))
+
+
+def test_no_operation_of_the_loss_is_one_of_an_image_or_waits(ssd: SSD300VGG16):
+    """The number of operations does not grow with the batch, and no shape depends on values."""
+    names: dict[int, list[str]] = {}
+    for images in (2, 8, 32):
+        heads = {k: v.requires_grad_() for k, v in random_heads(ssd, images).items()}
+        targets = random_targets(images, 5)
+        with Operations() as operations:
+            losses = ssd.losses(heads, targets)["losses"]
+            torch.stack(list(losses.values())).sum().backward()
+        names[images] = operations.names
+    assert names[2] == names[8] == names[32] and 50 < len(names[2]) < 200
+    waiting = ("nonzero", "masked_select", "_local_scalar_dense", "unique", "repeat_interleave")
+    assert not [name for name in names[2] if any(each in name for each in waiting)]
+
+
+@pytest.mark.parametrize(("images", "most"), [(1, 3), (4, 3), (7, 80)])
+def test_the_losses_of_a_batch_are_those_of_torchvision_image_by_image(
+    images: int, most: int, ssd: SSD300VGG16
+):
+    """Few objects and many, more than one prior's best, and images without."""
+    heads = {name: out.requires_grad_() for name, out in random_heads(ssd, images).items()}
+    targets = random_targets(images, most, seed=most)
+    out, sums = ssd.losses(heads, targets), dict[str, list[Tensor]]()
+    for number, target in enumerate(targets):
+        match = torch.full((len(ssd.priors),), -1)
+        if len(target["boxes"]):
+            overlaps = box_iou(target["boxes"], ssd.priors)
+            match = ssd.proposal_matcher(overlaps)
+            for row, best in enumerate(overlaps.argmax(1)):  # the last object wins
+                match[best] = row
+        assert out["positives"][number] == (match >= 0).sum()
+        own = {name: value[number : number + 1] for name, value in heads.items()}
+        for name, loss in ssd.compute_loss([target], own, [ssd.priors], [match]).items():
+            sums.setdefault(name, []).append(loss * (match >= 0).sum().clamp(min=1))
+    total, theirs = out["positives"].sum().clamp(min=1), list[Tensor]()
+    for ours, name in (("box_loss", "bbox_regression"), ("class_loss", "classification")):
+        theirs.append(torch.stack(sums[name]).sum() / total)
+        assert torch.allclose(out["sums"][ours], torch.stack(sums[name]), rtol=1e-6, atol=0)
+        assert torch.allclose(out["losses"][ours], theirs[-1], rtol=1e-6, atol=0)
+    ours = torch.stack(list(out["losses"].values())).sum()
+    leaves = list(heads.values())
+    for a, b in zip(
+        torch.autograd.grad(ours, leaves),
+        torch.autograd.grad(torch.stack(theirs).sum(), leaves),
+        strict=True,
+    ):
+        assert torch.allclose(a, b, rtol=1e-5, atol=1e-9)
+
+
 def test_the_loss_is_a_direct_computation(ssd: SSD300VGG16):
     heads = random_heads(ssd, 3)
     out, priors = ssd.losses(heads, THREE), ssd.priors.tolist()
@@ -190,7 +272,7 @@ def test_the_loss_is_torchvisions_of_the_whole_batch_and_no_division_into_batche
 ):
     heads = {name: out.requires_grad_() for name, out in random_heads(ssd, 3).items()}
     out = ssd.losses(heads, THREE)
-    matches = [ssd.match(target["boxes"]) for target in THREE]
+    matches = [match_of_one(ssd, target["boxes"]) for target in THREE]
     theirs = ssd.compute_loss(THREE, heads, [ssd.priors] * 3, matches)
     for ours, name in (("box_loss", "bbox_regression"), ("class_loss", "classification")):
         assert torch.allclose(out["losses"][ours], theirs[name])
@@ -213,7 +295,7 @@ def test_the_loss_is_torchvisions_of_the_whole_batch_and_no_division_into_batche
 
 def test_an_object_has_its_best_prior_below_an_iou_of_a_half(ssd: SSD300VGG16):
     tiny = torch.tensor([[101.0, 102.0, 106.0, 108.0]])
-    match = ssd.match(tiny)
+    match = match_of_one(ssd, tiny)
     (best,) = (match >= 0).nonzero().flatten().tolist()
     overlaps = [iou(tuple(tiny[0].tolist()), prior) for prior in ssd.priors.tolist()]
     assert overlaps[best] == pytest.approx(max(overlaps)) and 0 < max(overlaps) < 0.1
@@ -221,8 +303,9 @@ def test_an_object_has_its_best_prior_below_an_iou_of_a_half(ssd: SSD300VGG16):
 
 def test_of_two_objects_with_one_best_prior_the_later_has_it(ssd: SSD300VGG16):
     inner = torch.tensor([[101.0, 102.0, 106.0, 108.0], [101.0, 102.0, 106.0, 109.0]])
-    assert ssd.match(inner).max() == 1 and (ssd.match(inner) >= 0).sum() == 1
-    assert torch.equal(ssd.match(inner.flip(0)), ssd.match(inner))
+    match = match_of_one(ssd, inner)
+    assert match.max() == 1 and (match >= 0).sum() == 1
+    assert torch.equal(match_of_one(ssd, inner.flip(0)), match)
 
 
 @pytest.mark.parametrize("images", [1, 2])
