@@ -33,7 +33,7 @@ from lrd.analysis.statistics import FEW, PAIRS_LIMIT, PairedDifferences, Pooled,
 from lrd.config.fingerprint import diff_identities
 
 Comparisons = Mapping[str, Comparison]
-MAX_NAMED = 4  # comparisons, up to which they are named
+MAX_LISTED = 4  # comparisons, up to which they are named
 POINTS = {"%": "percentage points"}  # the unit of differences
 
 BOLD = "the better arm is bold where the 95 % interval excludes 0"
@@ -94,7 +94,7 @@ def describe_differences(what: str, pairs: Sequence[tuple[str, Comparison]]) -> 
     effect = pairs[0][1].effect if len(pairs) == 1 else effect
     if effect is not None and effect.mean is not None:
         text += f"; mean difference {_describe_effect(effect, pairs[0][1].score.unit)}"
-    elif pooled is None and len(pairs) <= MAX_NAMED:
+    elif pooled is None and len(pairs) <= MAX_LISTED:
         each = (f"{label} {_describe_effect(c.effect, c.score.unit)}" for label, c in pairs)
         text += f"; {', '.join(each)}"
     n = sorted({found.n for _, found in pairs})
@@ -108,7 +108,7 @@ def _where(labels: Sequence[str], total: int) -> str:
     """Return in how many of all comparisons, and in which, if they are some and few."""
     if total == 1:
         return ""
-    named = f" ({', '.join(labels)})" if len(labels) <= MAX_NAMED and len(labels) < total else ""
+    named = f" ({', '.join(labels)})" if len(labels) <= MAX_LISTED and len(labels) < total else ""
     return f" in {len(labels)} of {total}{named}"
 
 
