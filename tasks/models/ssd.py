@@ -108,6 +108,23 @@ class Detector(SSD):
             out["detections"] = self.detect(heads)
         return out
 
+    def detect(self, heads: HeadOutputs) -> list[dict[str, Tensor]]:
+        """Return ``"detections"`` as torchvision's ``postprocess_detections`` does, the same on
+        every device (:func:`suppress`)."""
+        found = []
+        for offsets, logits in zip(heads["bbox_regression"], heads["cls_logits"], strict=True):
+            boxes = self.box_coder.decode_single(offsets, self.priors)
+            boxes = clip_boxes_to_image(boxes, (self.size, self.size))
+            candidates = []
+            for label, scores in enumerate(logits.softmax(-1).unbind(1)[1:], 1):
+                (own,) = (scores > self.score_thresh).nonzero(as_tuple=True)
+                best, at = scores[own].topk(min(self.topk_candidates, len(own)))
+                candidates.append((boxes[own[at]], best, torch.full_like(at, label)))
+            near, likely, labels = (torch.cat(part) for part in zip(*candidates, strict=True))
+            keep = suppress(near, likely, labels, self.nms_thresh)[: self.detections_per_img]
+            found.append({"boxes": near[keep], "scores": likely[keep], "labels": labels[keep]})
+        return found
+
     def predict(self, images: Tensor) -> HeadOutputs:
         """Return the outputs of the heads for ``images``, in float32."""
         maps = list(self.backbone(images).values())
@@ -141,23 +158,6 @@ class Detector(SSD):
             "positives": positives,
             "sums": {name: s.detach() for name, s in sums.items()},
         }
-
-    def detect(self, heads: HeadOutputs) -> list[dict[str, Tensor]]:
-        """Return ``"detections"`` as torchvision's ``postprocess_detections`` does, the same on
-        every device (:func:`suppress`)."""
-        found = []
-        for offsets, logits in zip(heads["bbox_regression"], heads["cls_logits"], strict=True):
-            boxes = self.box_coder.decode_single(offsets, self.priors)
-            boxes = clip_boxes_to_image(boxes, (self.size, self.size))
-            candidates = []
-            for label, scores in enumerate(logits.softmax(-1).unbind(1)[1:], 1):
-                (own,) = (scores > self.score_thresh).nonzero(as_tuple=True)
-                best, at = scores[own].topk(min(self.topk_candidates, len(own)))
-                candidates.append((boxes[own[at]], best, torch.full_like(at, label)))
-            near, likely, labels = (torch.cat(part) for part in zip(*candidates, strict=True))
-            keep = suppress(near, likely, labels, self.nms_thresh)[: self.detections_per_img]
-            found.append({"boxes": near[keep], "scores": likely[keep], "labels": labels[keep]})
-        return found
 
     @torch.no_grad()
     def match(self, boxes: Tensor) -> Tensor:
