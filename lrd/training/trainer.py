@@ -370,7 +370,7 @@ class Trainer:
         Without ``full`` only the weights and the progress, by default if the run is finished.
         """
         progress = self.state.all_reduce(self.ranks)
-        state = {"model": self.model.state_dict(), "progress": dict(vars(progress))}
+        state: dict[str, Any] = {"model": self.model.state_dict(), "progress": dict(vars(progress))}
         if not self.finished if full is None else full:
             state["optimizer"] = self.optimizer.state_dict()
             state["host_state"] = self._names_of_host_state()

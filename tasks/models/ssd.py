@@ -34,7 +34,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.ssd import SSD, SSDFeatureExtractorVGG, SSDHead
 from torchvision.models.detection.ssdlite import SSDLiteFeatureExtractorMobileNet, SSDLiteHead
 from torchvision.models.vgg import cfgs, make_layers
-from torchvision.ops import box_iou
+from torchvision.ops import box_iou, clip_boxes_to_image, nms
 
 from tasks.data.augment import MEAN, STD
 from tasks.models.weights import load_weights, read_weights
@@ -108,9 +108,25 @@ class Detector(SSD):
         heads = self.predict(images)
         out: dict[str, Any] = {} if targets is None else self.losses(heads, targets)
         if not self.training:
-            n = len(images)
-            out["detections"] = self.postprocess_detections(heads, [self.priors] * n, [side] * n)
+            out["detections"] = self.detect(heads)
         return out
+
+    def detect(self, heads: HeadOutputs) -> list[dict[str, Tensor]]:
+        """Return ``"detections"`` as torchvision's ``postprocess_detections`` does, the same on
+        every device (:func:`suppress`)."""
+        found = []
+        for offsets, logits in zip(heads["bbox_regression"], heads["cls_logits"], strict=True):
+            boxes = self.box_coder.decode_single(offsets, self.priors)
+            boxes = clip_boxes_to_image(boxes, (self.size, self.size))
+            candidates = []
+            for label, scores in enumerate(logits.softmax(-1).unbind(1)[1:], 1):
+                (own,) = (scores > self.score_thresh).nonzero(as_tuple=True)
+                best, at = scores[own].topk(min(self.topk_candidates, len(own)))
+                candidates.append((boxes[own[at]], best, torch.full_like(at, label)))
+            near, likely, labels = (torch.cat(part) for part in zip(*candidates, strict=True))
+            keep = suppress(near, likely, labels, self.nms_thresh)[: self.detections_per_img]
+            found.append({"boxes": near[keep], "scores": likely[keep], "labels": labels[keep]})
+        return found
 
     def predict(self, images: Tensor) -> HeadOutputs:
         """Return the outputs of the heads for ``images``, in float32."""
@@ -190,6 +206,27 @@ class Detector(SSD):
         own = image * len(priors) + overlaps.argmax(1)
         matches = matches.scatter_reduce(0, own, numbers, "amax", include_self=False)
         return matches.view(len(boxes), -1)
+
+
+def suppress(boxes: Tensor, scores: Tensor, labels: Tensor, threshold: float) -> Tensor:
+    """Return the numbers of the boxes that non-maximum suppression within each label keeps, those
+    of the highest score first.
+
+    This is torchvision's ``batched_nms`` on a CPU. On a GPU it moves the labels apart in float32
+    for more boxes, up to 25,000, so that an IoU near the threshold may fall on its other side and
+    scores would depend on the device.
+    """
+    if len(boxes) == 0:
+        return labels
+    if boxes.numel() <= 4000:
+        apart = labels.to(boxes) * (boxes.max() + 1)
+        return nms(boxes + apart[:, None], scores, threshold)
+    kept = torch.zeros_like(labels, dtype=torch.bool)
+    for label in labels.unique():
+        own = (labels == label).nonzero()[:, 0]
+        kept[own[nms(boxes[own], scores[own], threshold)]] = True
+    (keep,) = kept.nonzero(as_tuple=True)
+    return keep[scores[keep].sort(descending=True).indices]
 
 
 class SSD300VGG16(Detector):

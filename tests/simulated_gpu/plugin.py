@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch import _tensor_str
+from torch.utils import deterministic
 
 from lrd.optim.kernels.c import CKernels
 from lrd.optim.kernels.triton import TritonKernels
@@ -25,7 +27,7 @@ gpu = SimulatedGPU()
 
 def pytest_configure(config: pytest.Config) -> None:
     torch.backends.cudnn.enabled = False
-    torch.utils.deterministic.fill_uninitialized_memory = False  # by a kernel
+    deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # by a kernel
     torch.compile = lambda function=None, **options: function  # type: ignore[assignment]
     torch.compiler.set_stance = lambda *args, **options: nullcontext()  # type: ignore[assignment]
     torch.cuda.is_bf16_supported = lambda including_emulation=True: True
@@ -69,8 +71,8 @@ def _interpret_triton() -> None:
 
 def _print_by_host() -> None:
     """Print a tensor from its memory: torch leaves every dispatch mode to print one."""
-    original = torch._tensor_str._str
-    torch._tensor_str._str = lambda tensor, **options: original(on_host(tensor.detach()), **options)
+    original = _tensor_str._str
+    _tensor_str._str = lambda tensor, **options: original(on_host(tensor.detach()), **options)
 
 
 class _Reporter:

@@ -20,7 +20,7 @@ from tasks.image_task import ImageTask
 from tests.simulated_gpu.plugin import gpu
 
 TIMES = {"seconds", "train_seconds", "images_per_second", "data_wait"}
-FIXED = ("train.threads=1", "data.workers=0")
+FIXED = ("train.threads=1", "data.workers=0", "eval.pictures_every=0")
 Command = Callable[..., Any]
 Events = Counter[tuple[str, str]]
 

@@ -368,6 +368,19 @@ def test_400_of_a_class_are_considered_and_200_of_an_image_kept(ssd: SSD300VGG16
     assert torch.allclose(found["boxes"], torch.tensor(best), atol=1e-3)
 
 
+@pytest.mark.parametrize("background", [0, 9])
+def test_detections_are_torchvisions_on_a_cpu(ssd: SSD300VGG16, background: int):
+    """More than 1,000 boxes above the threshold, and fewer, which torchvision shifts apart."""
+    heads = random_heads(ssd, 2)
+    heads["cls_logits"][..., 0] += background
+    priors, side = [ssd.priors] * 2, [(300, 300)] * 2
+    expected = ssd.postprocess_detections(heads, priors, side)
+    assert all(len(found["boxes"]) >= 100 for found in expected)
+    for ours, theirs in zip(ssd.detect(heads), expected, strict=True):
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
 def test_detections_come_in_eval_mode_and_losses_with_targets(ssd: SSD300VGG16):
     heads, loss = random_heads(ssd, 3), {"losses", "sums", "positives"}
     assert run(ssd.train(), heads, THREE).keys() == loss
