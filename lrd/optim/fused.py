@@ -16,11 +16,14 @@ from torch.optim import Optimizer
 
 from lrd.optim.kernels import kernels_for
 from lrd.optim.kernels.tables import piece_addresses
-from lrd.optim.params import PLAIN, Piece, Span, local_part, pieces_of
+from lrd.optim.params import PLAIN, Piece, Span, layout_of, local_part, pieces_of
 from lrd.optim.update_rules import UpdateRule, update_rule_for
 
 NO_STATE = "the base has no state yet, which its own step makes"
-UNSUITABLE = "parameters, gradients and moments must be contiguous float32 tensors on one device"
+UNSUITABLE = (
+    "parameters, gradients and moments must be float32 tensors on one device, contiguous or in "
+    "channels-last order"
+)
 
 
 @dataclass(slots=True)
@@ -125,10 +128,12 @@ def _gather(base: Optimizer, spans: list[Span]) -> _Group | str:
     device, sizes = tensors[0][0].device, [x.numel() for x in tensors[0]]
     if (
         any([x.dtype is not torch.float32 for x in every])
-        or not all([x.is_contiguous() for x in every])
         or not (all([x.is_cpu for x in every]) or {x.device for x in every} == {device})
         or any([x.numel() for x in column] != sizes for column in tensors[1:])
     ):
+        return UNSUITABLE
+    layouts = _layouts(tensors, is_sharded)
+    if layouts is None:
         return UNSUITABLE
     group = _Group(spans[0].group, rule, spans[0].p, device, steps=steps)
     rows = _rows_of_scalars(group, len(spans))
@@ -140,11 +145,24 @@ def _gather(base: Optimizer, spans: list[Span]) -> _Group | str:
             group.pieces += pieces_of(span, own, row)
     else:
         group.pieces = [
-            Piece(own, 0, size, span.start, span.threshold, 1, span.start, row)
-            for span, own, size, row in zip(spans, columns, sizes, rows, strict=True)
+            Piece(own, 0, size, span.start, span.threshold, 1, span.start, row, layout)
+            for span, own, size, row, layout in zip(
+                spans, columns, sizes, rows, layouts, strict=True
+            )
         ]
     group.written = [*params, *(x for column in tensors[2:] for x in column)]
     return group
+
+
+def _layouts(tensors: list[list[Any]], is_sharded: bool) -> list[int] | None:
+    """Return the layout in memory that each parameter shares with its gradient and moments, or None
+    if one has no layout, or they differ. Shards must be row-major."""
+    if all([x.is_contiguous() for column in tensors for x in column]):
+        return [0] * len(tensors[0])
+    found = [set(map(layout_of, own)) for own in zip(*tensors, strict=True)]
+    if is_sharded or any([len(own) > 1 or None in own for own in found]):
+        return None
+    return [own.pop() or 0 for own in found]
 
 
 def _are_plain(tensors: list[Any]) -> bool:

@@ -86,9 +86,10 @@ class LRDropout(Optimizer):
             - ``snapshot``: the base's step, then the dropped elements are restored. Any base; kept
               elements are the base's bit for bit.
             - ``fused``: update and mask in one kernel, for SGD, RMSprop, Adam, AdamW and RAdam and
-              contiguous float32 parameters; weights agree up to floating-point rounding. A step
-              that it cannot take is ``snapshot``: the first, which makes the base's state, one with
-              a closure, and one for which ``why_not_fused`` names the reason.
+              float32 parameters, contiguous or channels-last; weights agree up to floating-point
+              rounding. A step that it cannot take is ``snapshot``: the first, which makes the
+              base's state, one with a closure, and one for which ``why_not_fused`` names the
+              reason.
             - ``reference``: Algorithm 1 as it reads, slow; the bits of ``snapshot``.
             - ``auto``: ``fused`` where possible, else ``snapshot``.
         granularity: Elements that share a mask bit: ``element`` (the paper), ``row`` (all with the

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 from torch.nn import Parameter
 
@@ -45,11 +46,11 @@ class Span:
 
 
 class Piece(NamedTuple):
-    """Consecutive elements of contiguous tensors of one shape, for a kernel.
+    """Consecutive elements of dense tensors of one shape, for a kernel.
 
     The elements ``begin`` to ``begin + length`` of each tensor have the global indices from
     ``first`` on. ``unit`` elements from ``origin`` on share a mask bit. ``row`` is the row of the
-    step's scalars.
+    step's scalars. ``layout``, of :func:`layout_of`, is how the tensors lie in memory.
     """
 
     tensors: tuple[Tensor, ...]
@@ -60,6 +61,7 @@ class Piece(NamedTuple):
     unit: int
     origin: int
     row: int
+    layout: int = 0
 
 
 PLAIN = (Parameter, Tensor)  # types whose memory is their elements
@@ -75,13 +77,39 @@ def local_part(tensor: Tensor) -> Tensor:
     return tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
 
 
+CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+def layout_of(tensor: Tensor) -> int | None:
+    """Return how the elements of a tensor lie in memory, as a number for the kernels.
+
+    0: in row-major order, which is that of the global index. In channels-last order, as
+    convolutions want their weights (n, c, h, w): c * 2**32 + h * w, from which the kernels compute
+    the global index. None: in another order.
+    """
+    if tensor.is_contiguous():
+        return 0
+    order = CHANNELS_LAST.get(tensor.dim())
+    if order is None or not tensor.is_contiguous(memory_format=order) or tensor.numel() >= 2**31:
+        return None
+    _, channels, *plane = tensor.shape
+    return channels << 32 | math.prod(plane)
+
+
+def in_memory_order(tensor: Tensor) -> Tensor:
+    """Return the elements of a tensor with a layout in the order of its memory, a view (n,)."""
+    return (tensor if tensor.is_contiguous() else tensor.movedim(1, -1)).view(-1)
+
+
 def pieces_of(span: Span, tensors: tuple[Tensor, ...], row: int = 0) -> list[Piece]:
     """Return the pieces of ``tensors``, which hold this rank's elements of the span's parameter."""
     param, threshold = span.param, span.threshold
     unit = 1 if span.granularity == "element" else unit_size(param.shape, span.granularity)
     if not is_sharded(param):
         length = param.numel()
-        return [Piece(tensors, 0, length, span.start, threshold, unit, span.start, row)]
+        # The elements of a row, and of a tensor, are together in either order.
+        layout = layout_of(tensors[0]) or 0 if unit == 1 else 0
+        return [Piece(tensors, 0, length, span.start, threshold, unit, span.start, row, layout)]
     return [
         Piece(tensors, begin, length, span.start + first, threshold, unit, span.start, row)
         for begin, length, first in _ranges(param)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lrd.optim.kernels import kernels_for
-from lrd.optim.params import Piece, Span, local_part, pieces_of
+from lrd.optim.params import Piece, Span, is_sharded, layout_of, local_part, pieces_of
 from lrd.optim.reference import local_mask
 
 
@@ -51,14 +51,18 @@ class SnapshotStep:
         self._olds.clear()
 
     def _old(self, param: Tensor) -> Tensor:
-        """Return memory for a row-major copy of this rank's part of a parameter."""
+        """Return memory for a copy of this rank's part of a parameter, in its layout if it has
+        one, else row-major."""
         part, old = local_part(param), self._olds.get(param)
-        if old is None or (old.shape, old.dtype, old.device) != (
+        layout = layout_of(part)
+        if old is None or (old.shape, old.dtype, old.device, layout_of(old)) != (
             part.shape,
             part.dtype,
             part.device,
+            layout or 0,
         ):
-            return torch.empty_like(part, memory_format=torch.contiguous_format)
+            order = torch.contiguous_format if layout is None else torch.preserve_format
+            return torch.empty_like(part, memory_format=order)
         return old
 
     def _sorted(
@@ -66,14 +70,16 @@ class SnapshotStep:
     ) -> list[tuple[torch.device, list[Piece], list[tuple[Span, Tensor, Tensor]]]]:
         """Return, by device, the pieces that kernels process and the parameters that they cannot.
 
-        The latter are not contiguous, or the base has replaced them by some of another type.
+        The latter lie in another order in memory, or the base has replaced them by others.
         """
         pieces: dict[torch.device, list[Piece]] = defaultdict(list)
         others: dict[torch.device, list[tuple[Span, Tensor, Tensor]]] = defaultdict(list)
         for span in spans:
             new, old = local_part(span.param), olds[span.param]
             alike = new.dtype == old.dtype and new.device == old.device
-            if new.is_contiguous() and alike:
+            layout = layout_of(new)
+            has_pieces = layout == 0 or (layout is not None and not is_sharded(span.param))
+            if has_pieces and layout == layout_of(old) and alike:
                 pieces[new.device] += pieces_of(span, (new, old))
             else:
                 others[new.device].append((span, new, old))

@@ -75,7 +75,7 @@ def build(config: Config, ranks: DistributedContext = SINGLE_PROCESS) -> Compone
         regularizer.on_model(model, task)
     model = model.to(device)
     if config.train.channels_last:
-        model.register_forward_pre_hook(_channels_last)
+        _set_channels_last(model)
     optimizer = _wrap_optimizer(make["optim"](task.param_groups(model)), config)
     schedule = make["schedule"]()
     if isinstance(schedule, TorchSchedule):
@@ -224,9 +224,16 @@ def compile_forward(model: nn.Module, **settings: Any) -> None:
     model.forward = torch.compile(call, **settings)
 
 
-def _channels_last(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Convert images to channels-last, which the following layers keep. Weights stay row-major, as
-    the masks count them; a convolution converts them."""
+def _set_channels_last(model: nn.Module) -> None:
+    """Store the filters of convolutions channels-last, and convert the images that ``model`` gets,
+    whose order the layers keep. The masks count filters in row-major order all the same."""
+    for param in model.parameters():
+        if param.dim() == 4:
+            param.data = param.data.contiguous(memory_format=torch.channels_last)
+    model.register_forward_pre_hook(_images_channels_last)
+
+
+def _images_channels_last(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(
         x.contiguous(memory_format=torch.channels_last)
         if isinstance(x, Tensor) and x.dim() == 4

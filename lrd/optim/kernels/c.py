@@ -73,11 +73,22 @@ def update_source(rule: UpdateRule) -> str:
     columns = first + len(moments)
     count = len(rule.scalars)
     stores = [f"{name}_[k] = {new};" for name, new in news.items() if name != "w"]
+
+    def loop(index: str) -> list[str]:
+        return [
+            "for (int k = 0; k < count; k++) {",
+            "const float w = w_[k], g = g_[k];",
+            *(f"const float {name} = {name}_[k];" for name in moments),
+            *lines,
+            f"w_[k] = kept({index}, low, top, last) ? {news['w']} : w;",
+            *stores,
+            "}",
+        ]
+
     return "\n".join(
         [
-            "static void update(const i64 *row, i64 begin, int count, const u32 *keys, i64 high,",
-            "                   const float *scalars) {",
-            "const i64 first = row[FIRST] + begin;",
+            "static void update(const i64 *row, i64 begin, int count, i64 first, u32 stride,",
+            "                   const u32 *keys, i64 high, const float *scalars) {",
             "const u32 *key = keys + 2 * ((first >> 32) - high), index = (u32)first;",
             "const u32 low = key[0], top = key[1];",
             "const int32_t last = (int32_t)row[LAST];",
@@ -90,13 +101,10 @@ def update_source(rule: UpdateRule) -> str:
                 f"float *restrict {name}_ = (float *)row[{column}] + begin;"
                 for name, column in moments.items()
             ),
-            "for (int k = 0; k < count; k++) {",
-            "const float w = w_[k], g = g_[k];",
-            *(f"const float {name} = {name}_[k];" for name in moments),
-            *lines,
-            f"w_[k] = kept(index + (u32)k, low, top, last) ? {news['w']} : w;",
-            *stores,
-            "}",
+            "if (stride == 1)",
+            *loop("index + (u32)k"),
+            "else",
+            *loop("index + (u32)k * stride"),
             "}",
             "void lrd_update(const i64 *table, int pieces, int threads, const u32 *keys, i64 high,",
             "                const float *scalars) {",

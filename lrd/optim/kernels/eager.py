@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lrd.optim.masks import is_kept
-from lrd.optim.params import Piece
+from lrd.optim.params import Piece, in_memory_order
 from lrd.optim.update_rules import UpdateRule
 from lrd.rng import CHUNK, random_bits
 
@@ -49,14 +49,20 @@ def _chunks(piece: Piece, seed: int, t: int) -> Iterator[tuple[list[Tensor], Ten
     """Yield the piece's tensors and mask, chunk by chunk."""
     device = piece.tensors[0].device
     size = CHUNK.get(device.type, 1 << 20)
-    flat = [x.view(-1)[piece.begin : piece.begin + piece.length] for x in piece.tensors]
+    flat = [in_memory_order(x)[piece.begin : piece.begin + piece.length] for x in piece.tensors]
+    if piece.layout:
+        order = torch.arange(piece.length, device=device).view_as(piece.tensors[0])
+        keep = piece_mask(piece, 0, piece.length, seed, t)
+        yield flat, keep[order.movedim(1, -1).flatten()]
+        return
     for at in range(0, piece.length, size):
         part = [x[at : at + size] for x in flat]
         yield part, piece_mask(piece, at, len(part[0]), seed, t)
 
 
 def piece_mask(piece: Piece, at: int, count: int, seed: int, t: int) -> Tensor:
-    """Return D_t of ``count`` elements of a piece, from its element ``at`` on, as bool."""
+    """Return D_t of ``count`` elements of a piece from its element ``at`` on, as bool, in the order
+    of the global index."""
     device, unit = piece.tensors[0].device, piece.unit
     first = piece.first + at
     inside = (first - piece.origin) % unit

@@ -1,8 +1,8 @@
 /* Multi-tensor kernels of LRDropout: plain C, with OpenMP where the compiler has it.
 
 A table of int64 describes the pieces to process. Each row starts with the piece's length in
-elements, the global index of its first element and the last 31-bit number that keeps an update
-(threshold - 1). `keys` holds two 32-bit words for each high word of the global indices, from
+elements, the global index of its first element, the last 31-bit number that keeps an update
+(threshold - 1) and the layout in memory (lrd.optim.params.layout_of). `keys` holds two 32-bit words for each high word of the global indices, from
 `high` on. The table is made at every step: nothing here outlives a call. */
 
 #include <math.h>
@@ -15,11 +15,12 @@ elements, the global index of its first element and the last 31-bit number that 
 typedef int64_t i64;
 typedef uint32_t u32;
 
-enum { LENGTH, FIRST, LAST, OWN }; /* columns; those of each kernel begin at OWN */
+enum { LENGTH, FIRST, LAST, LAYOUT, OWN }; /* columns; those of each kernel begin at OWN */
 enum { SEGMENT = 1 << 20, PARALLEL = 1 << 15 };
 
-typedef void work_on(const i64 *row, i64 begin, int count, const u32 *keys, i64 high,
-                     const float *scalars);
+/* Elements `begin` to `begin + count` in memory have the global indices first, first + stride, ... */
+typedef void work_on(const i64 *row, i64 begin, int count, i64 first, u32 stride, const u32 *keys,
+                     i64 high, const float *scalars);
 
 /* 32 random bits of an index: lrd.rng.rounds. */
 static inline u32 hash(u32 x, u32 low, u32 high) {
@@ -56,10 +57,18 @@ static void for_each(const i64 *table, int pieces, int columns, int threads, wor
       i64 begin = from > at ? from - at : 0;
       const i64 end = to - at < length ? to - at : length;
       while (begin < end) {
-        const i64 edge = ((i64)1 << 32) - ((row[FIRST] + begin) & 0xFFFFFFFF);
+        i64 first = row[FIRST] + begin, stride = 1;
         i64 count = end - begin < SEGMENT ? end - begin : SEGMENT;
+        if (row[LAYOUT]) { /* the channels of a pixel, each a plane after the one before */
+          const i64 channels = row[LAYOUT] >> 32, plane = row[LAYOUT] & 0xFFFFFFFF;
+          const i64 channel = begin % channels, pixel = begin / channels;
+          first = row[FIRST] + (pixel / plane * channels + channel) * plane + pixel % plane;
+          stride = plane;
+          if (count > channels - channel) count = channels - channel;
+        }
+        const i64 edge = (((i64)1 << 32) - (first & 0xFFFFFFFF) + stride - 1) / stride;
         if (count > edge) count = edge;
-        work(row, begin, (int)count, keys, high, scalars);
+        work(row, begin, (int)count, first, (u32)stride, keys, high, scalars);
         begin += count;
       }
       at += length;
@@ -75,14 +84,18 @@ enum { UNIT = OWN, ORIGIN, SIZE, NEW, OLD, RESTORE_COLUMNS };
   do {                                                                             \
     type *restrict new = (type *)row[NEW] + begin;                                 \
     const type *restrict old = (const type *)row[OLD] + begin;                     \
-    for (int k = 0; k < count; k++)                                                \
-      new[k] = kept(index + (u32)k, low, top, last) ? new[k] : old[k];             \
+    if (stride == 1)                                                               \
+      for (int k = 0; k < count; k++)                                              \
+        new[k] = kept(index + (u32)k, low, top, last) ? new[k] : old[k];           \
+    else                                                                           \
+      for (int k = 0; k < count; k++)                                              \
+        new[k] = kept(index + (u32)k * stride, low, top, last) ? new[k] : old[k];  \
   } while (0)
 
 typedef struct { uint64_t words[2]; } word16;
 
-static void restore_elements(const i64 *row, i64 begin, int count, const u32 *keys, i64 high) {
-  const i64 first = row[FIRST] + begin;
+static void restore_elements(const i64 *row, i64 begin, int count, i64 first, u32 stride,
+                             const u32 *keys, i64 high) {
   const u32 *key = keys + 2 * ((first >> 32) - high), index = (u32)first;
   const u32 low = key[0], top = key[1];
   const int32_t last = (int32_t)row[LAST];
@@ -109,10 +122,13 @@ static void restore_units(const i64 *row, i64 begin, int count, const u32 *keys,
   }
 }
 
-static void restore(const i64 *row, i64 begin, int count, const u32 *keys, i64 high,
-                    const float *scalars) {
+static void restore(const i64 *row, i64 begin, int count, i64 first, u32 stride, const u32 *keys,
+                    i64 high, const float *scalars) {
   (void)scalars;
-  (row[UNIT] == 1 ? restore_elements : restore_units)(row, begin, count, keys, high);
+  if (row[UNIT] == 1)
+    restore_elements(row, begin, count, first, stride, keys, high);
+  else
+    restore_units(row, begin, count, keys, high);
 }
 
 void lrd_restore(const i64 *table, int pieces, int threads, const u32 *keys, i64 high,
@@ -121,9 +137,9 @@ void lrd_restore(const i64 *table, int pieces, int threads, const u32 *keys, i64
 }
 
 /* Save: copy the current values. */
-static void save(const i64 *row, i64 begin, int count, const u32 *keys, i64 high,
-                 const float *scalars) {
-  (void)keys, (void)high, (void)scalars;
+static void save(const i64 *row, i64 begin, int count, i64 first, u32 stride, const u32 *keys,
+                 i64 high, const float *scalars) {
+  (void)first, (void)stride, (void)keys, (void)high, (void)scalars;
   const i64 size = row[SIZE];
   memcpy((char *)row[OLD] + begin * size, (char *)row[NEW] + begin * size, count * size);
 }

@@ -6,16 +6,17 @@ from collections.abc import Sequence
 from lrd.optim.params import Piece
 from lrd.rng import fold_key
 
-OWN = 3  # the columns length, first and last are common; a kernel's own begin here
+OWN = 4  # length, first, last and layout are columns of all kernels; a kernel's own begin here
 RESTORE_COLUMNS = OWN + 5
 
 
 def update_table(pieces: Sequence[Piece]) -> array:
-    """Return the rows (length, first, threshold - 1, scalars' row, addresses) as int64."""
+    """Return the rows (length, first, threshold - 1, layout, scalars' row, addresses) as int64."""
     columns = [
         [piece.length for piece in pieces],
         [piece.first for piece in pieces],
         [piece.threshold - 1 for piece in pieces],
+        [piece.layout for piece in pieces],
         [piece.row for piece in pieces],
         *piece_addresses(pieces),
     ]
@@ -37,11 +38,12 @@ def piece_addresses(pieces: Sequence[Piece]) -> list[list[int]]:
 
 
 def restore_table(pieces: Sequence[Piece]) -> array:
-    """Return the rows (length, first, threshold - 1, unit, origin, bytes, new, old) as int64."""
+    """Return the rows (length, first, threshold - 1, layout, unit, origin, bytes, new, old) as
+    int64."""
     table = array("q")
-    for (new, old), begin, length, first, threshold, unit, origin, _ in pieces:
+    for (new, old), begin, length, first, threshold, unit, origin, _, layout in pieces:
         size = new.element_size()
-        table.extend((length, first, threshold - 1, unit, origin, size))
+        table.extend((length, first, threshold - 1, layout, unit, origin, size))
         table.extend((new.data_ptr() + begin * size, old.data_ptr() + begin * size))
     return table
 

@@ -64,6 +64,24 @@ def place(blocks, table, COLUMNS: tl.constexpr, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def positions(at, layout):
+    """The row-major positions of the elements at the places ``at`` of channels-last memory."""
+    channels, plane = (layout >> 32).to(tl.uint32), (layout & 0xFFFFFFFF).to(tl.uint32)
+    place = at.to(tl.uint32)
+    pixel = place // channels
+    return ((pixel // plane * channels + place % channels) * plane + pixel % plane).to(tl.int64)
+
+
+@triton.jit
+def bounds(start, stop, layout):
+    """The least and the largest position of the elements at the places start to stop."""
+    if layout != 0:
+        size = (layout >> 32) * (layout & 0xFFFFFFFF)
+        start, stop = start // size * size, stop // size * size + size - 1
+    return start, stop
+
+
+@triton.jit
 def pointer(address, dtype: tl.constexpr, ALIGNED: tl.constexpr):
     start = tl.load(address).to(tl.pointer_type(dtype))
     return tl.multiple_of(start, 16) if ALIGNED else start
@@ -76,15 +94,19 @@ def restore(table, blocks, keys, high, WORD: tl.constexpr, WORDS: tl.constexpr,
             ALIGNED: tl.constexpr, BLOCK: tl.constexpr):
     """Copy old values back where D_t is 0; an element is WORDS words."""
     row, begin = place(blocks, table, {RESTORE_COLUMNS}, BLOCK)
-    first, last = tl.load(row + 1), tl.load(row + 2).to(tl.int32)
+    first, last, layout = tl.load(row + 1), tl.load(row + 2).to(tl.int32), tl.load(row + 3)
     unit, origin = tl.load(row + {OWN}), tl.load(row + {OWN + 1})
     new, old = pointer(row + {OWN + 3}, WORD, ALIGNED), pointer(row + {OWN + 4}, WORD, ALIGNED)
     word = begin + tl.arange(0, BLOCK)
-    position = first + word // WORDS - origin
+    spot = word // WORDS
+    if layout != 0:
+        spot = positions(spot, layout)
+    position = first + spot - origin
     index = origin + position - position % unit
     length = tl.load(row) * WORDS
-    start = first + begin // WORDS - origin
-    stop = first + (tl.minimum(begin + BLOCK, length) - 1) // WORDS - origin
+    start, stop = begin // WORDS, (tl.minimum(begin + BLOCK, length) - 1) // WORDS
+    start, stop = bounds(start, stop, layout)
+    start, stop = first + start - origin, first + stop - origin
     start, stop = origin + start - start % unit, origin + stop - stop % unit
     dropped = (word < length) & (kept(index, start, stop, keys, high, last) == 0)
     tl.store(new + word, tl.load(old + word, mask=dropped), mask=dropped)
@@ -209,7 +231,7 @@ def block_source(rule: UpdateRule) -> str:
         return [
             *(f"{name} = tl.load({name}_ + at{mask})" for name in pointers),
             *lines,
-            f"moved = tl.where(kept(first + at, start, stop, keys, high, last), {news['w']}, w)",
+            f"moved = tl.where(kept(first + spot, start, stop, keys, high, last), {news['w']}, w)",
             f"tl.store(w_ + at, moved{mask})",
             *(f"tl.store({n}_ + at, {new}{mask})" for n, new in news.items() if n != "w"),
         ]
@@ -220,11 +242,16 @@ def block_source(rule: UpdateRule) -> str:
             " BLOCK: tl.constexpr):",
             f"row, begin = place(blocks, table, {OWN + 1 + len(pointers)}, BLOCK)",
             "length, first, last = tl.load(row), tl.load(row + 1), tl.load(row + 2).to(tl.int32)",
+            "layout = tl.load(row + 3)",
             f"s = scalars + tl.load(row + {OWN}) * {len(rule.scalars)}",
             *(f"{name} = tl.load(s + {at})" for at, name in enumerate(rule.scalars)),
             *(f"{n}_ = pointer(row + {at}, tl.float32, ALIGNED)" for n, at in pointers.items()),
             "at = begin + tl.arange(0, BLOCK)",
-            "start, stop = first + begin, first + tl.minimum(begin + BLOCK, length) - 1",
+            "spot = at",
+            "if layout != 0:",
+            "    spot = positions(at, layout)",
+            "start, stop = bounds(begin, tl.minimum(begin + BLOCK, length) - 1, layout)",
+            "start, stop = first + start, first + stop",
             "if begin + BLOCK <= length:  # without a mask, in vectors",
             *(f"    {line}" for line in body("")),
             "else:",

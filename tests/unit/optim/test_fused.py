@@ -101,6 +101,34 @@ def test_two_hundred_steps_follow_algorithm_1(name: str):
 
 
 @pytest.mark.parametrize("name", BASES)
+def test_channels_last_weights_take_the_steps_of_row_major_ones(name: str):
+    """Fused, with moments and gradients in the same order, and to the same bits."""
+    kind, settings = BASES[name]
+    row_major, lrd = fused(name)
+    params = [
+        t.detach().to(memory_format=torch.channels_last) if t.dim() == 4 else t.detach().clone()
+        for t in tensors()
+    ]
+    params = [t.requires_grad_() for t in params]
+    other = LRDropout(kind(params, **settings), p=P, seed=SEED, implementation="fused")  # type: ignore[call-arg]
+    run(row_major, lrd, 0, 6)
+    run(params, other, 0, 6)
+    assert other.path == "fused" and not all(param.is_contiguous() for param in params)
+    assert all(torch.equal(a, b) for a, b in zip(row_major, params, strict=True))
+
+
+def test_a_gradient_in_another_order_than_its_weight_is_not_fused():
+    params, lrd = fused("Adam")
+    run(params, lrd, 0, 1)
+    lrd.zero_grad()
+    backward(params, 1)
+    assert params[2].grad is not None
+    params[2].grad = params[2].grad.to(memory_format=torch.channels_last)
+    lrd.step()
+    assert lrd.path == "snapshot" and "channels-last order" in str(lrd.why_not_fused)
+
+
+@pytest.mark.parametrize("name", BASES)
 def test_state_is_the_bases_own_and_goes_both_ways(name: str):
     """A checkpoint continues with the base alone, and with the reference."""
     kind, settings = BASES[name]
@@ -207,7 +235,10 @@ def test_a_step_that_cannot_be_fused_says_why():
     def spread() -> None:
         params[0].data = torch.zeros(40, 30, 2)[..., 0].copy_(params[0].data)
 
-    assert "snapshot: parameters, gradients and moments must be contiguous" in after(spread)
+    assert (
+        "snapshot: parameters, gradients and moments must be float32 tensors on one device"
+        in after(spread)
+    )
     params[0].data = params[0].data.contiguous()
     same = nn.Parameter(torch.zeros(1))
     same.data = params[1].data.view(-1)[10:60]

@@ -21,8 +21,8 @@ from lrd.optim.kernels import c, kernels_for
 from lrd.optim.kernels.c import CKernels
 from lrd.optim.kernels.cache import cache_folder
 from lrd.optim.kernels.eager import EagerKernels
-from lrd.optim.masks import keep_threshold
-from lrd.optim.params import Piece
+from lrd.optim.masks import keep_mask, keep_threshold
+from lrd.optim.params import Piece, layout_of
 from lrd.optim.update_rules import update_rule_for
 from tests.helpers.masks import mask
 from tests.unit.optim.test_fused import BASES
@@ -120,6 +120,61 @@ def test_a_piece_in_the_middle_of_a_tensor_and_of_a_unit(made: type):
     expected = -before
     expected[250:750] = torch.where(keep[300:800], -before[250:750], before[250:750])
     assert torch.equal(new, expected)
+
+
+# Of weights of convolutions: a block of a kernel ends in the middle of a filter, or holds many.
+FILTERS = [(5, 3, 4, 7), (40, 130, 3, 3), (300, 2, 2, 2), (6, 5, 3, 2, 4)]
+
+
+def channels_last(tensor: Tensor) -> Tensor:
+    order = torch.channels_last if tensor.dim() == 4 else torch.channels_last_3d
+    moved = tensor.to(memory_format=order)
+    assert not moved.is_contiguous() and torch.equal(moved, tensor)
+    return moved
+
+
+def check_channels_last(
+    kernel: Any, first: int, names: tuple[str, ...] = ("SGD", "AMSGrad")
+) -> None:
+    """Masks count the elements in row-major order, whatever their order in memory."""
+    for shape in FILTERS:
+        count = torch.Size(shape).numel()
+        place = (0, count, first, keep_threshold(P), 1, first, 0)
+        new, old = (channels_last(numbers(count, seed=k).view(shape)) for k in (1, 2))
+        keep = keep_mask(SEED, STEP, P, start=first, count=count).view(shape)
+        expected, layout = torch.where(keep, new, old), layout_of(new) or 0
+        saved = torch.empty_like(new)
+        assert layout == shape[1] << 32 | torch.Size(shape[2:]).numel()
+        kernel.save([Piece((new, saved), *place, layout)])
+        assert torch.equal(saved, new) and saved.stride() == new.stride()
+        kernel.restore([Piece((new, old), *place, layout)], SEED, STEP)
+        assert torch.equal(new, expected)
+        for name in names:
+            rule = rule_of(name)
+            values = [numbers(count, seed=k).view(shape) for k in range(2 + len(rule.moments))]
+            moved = [channels_last(value) for value in values]
+            scalars = torch.rand(1, len(rule.scalars), generator=torch.Generator().manual_seed(2))
+            kernel.update(rule, [Piece(tuple(values), *place)], scalars, SEED, STEP)
+            kernel.update(rule, [Piece(tuple(moved), *place, layout)], scalars, SEED, STEP)
+            for a, b in zip(values, moved, strict=True):
+                torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True, check_stride=False)
+
+
+@both
+@pytest.mark.parametrize("first", [0, 2**31 - 900, 2**32 - 901])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_channels_last_weights_have_the_masks_of_row_major_ones(
+    made: type, first: int, threads: int
+):
+    torch.set_num_threads(threads)
+    check_channels_last(made(), first, tuple(BASES))
+
+
+def test_tritons_masks_of_channels_last_weights_are_those_of_row_major_ones():
+    interpreted("""
+for first in (0, 2**32 - 901):
+    t.check_channels_last(TritonKernels(), first)
+""")
 
 
 @both

@@ -115,6 +115,32 @@ def test_parameters_that_move_are_followed():
     assert torch.equal(param.detach(), before)
 
 
+@pytest.mark.parametrize("granularity", ["element", "row", "tensor"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.complex64])
+def test_channels_last_weights_have_the_bits_of_the_reference(granularity: str, dtype: torch.dtype):
+    """Filters of one pixel and of one channel are in both orders at once."""
+    shapes, results = [(40, 30, 3, 3), (8, 4, 1, 1), (8, 1, 3, 3), (7, 6, 2, 3, 2), (5,)], []
+    for implementation in ("snapshot", "reference"):
+        generator = torch.Generator().manual_seed(1)
+        orders = {4: torch.channels_last, 5: torch.channels_last_3d}
+        params = [
+            torch.randn(s, generator=generator, dtype=torch.float32)
+            .to(dtype)
+            .contiguous(memory_format=orders.get(len(s), torch.contiguous_format))
+            .requires_grad_()
+            for s in shapes
+        ]
+        settings: Any = {"implementation": implementation, "granularity": granularity}
+        lrd = LRDropout(torch.optim.SGD(params, lr=0.1), P, SEED, **settings)
+        for _ in range(3):
+            for param in params:
+                param.grad = torch.ones_like(param)
+            lrd.step()
+        assert lrd.path == implementation
+        results.append(params)
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
 class Replacing(torch.optim.Optimizer):
     """A base that gives its parameters new memory, in another layout."""
 

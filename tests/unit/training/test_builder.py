@@ -298,8 +298,8 @@ def test_convolutions_are_chosen_by_time_only_where_nothing_must_repeat():
 
 
 @pytest.mark.parametrize("wanted", [True, False])
-def test_channels_last_images_stay_so_and_weights_are_row_major(wanted: bool):
-    """As the masks count the weights, on any path; the layers keep the images' layout."""
+def test_channels_last_images_stay_so_and_filters_are_stored_so(wanted: bool):
+    """The layers keep the images' layout, and no convolution converts its filters."""
     model = parts("dataset=cifar10", "model=resnet8", f"train.channels_last={wanted}").model
     seen: list[bool] = []
     last = [m for m in model.modules() if isinstance(m, torch.nn.Conv2d)][-1]
@@ -308,4 +308,28 @@ def test_channels_last_images_stay_so_and_weights_are_row_major(wanted: bool):
     )
     model(torch.randn(2, 3, 32, 32))
     assert seen == [wanted]
-    assert all(p.is_contiguous() for p in model.parameters())
+    filters = [p for p in model.parameters() if p.dim() == 4]
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in filters) is wanted
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_channels_last_filters_train_to_the_bits_of_row_major_ones(precision: str):
+    """Fused: the mask counts a filter in row-major order, whatever its order in memory."""
+    trained = []
+    for keeps in (True, False):
+        settings = ["dataset=cifar10", "model=resnet8", "optim=adam", "train.channels_last=true"]
+        built = parts(*settings, "lrd.p=0.5")
+        model, generator = built.model, torch.Generator().manual_seed(0)
+        for param in model.parameters() if not keeps else ():
+            param.data = param.data.contiguous()
+        for _ in range(3):
+            images = torch.randn(4, 3, 32, 32, generator=generator)
+            labels = torch.randint(10, (4,), generator=generator)
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+                loss = torch.nn.functional.cross_entropy(model(images).float(), labels)
+            built.optimizer.zero_grad()
+            loss.backward()
+            built.optimizer.step()
+        assert built.optimizer.path == "fused"
+        trained.append([param.detach() for param in model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*trained, strict=True))

@@ -128,6 +128,20 @@ def test_a_failing_part_stops_none_and_pairs_are_real_runs(
     assert {p: run["seconds"] for p, run in again["pairs"][0]["runs"].items()} == started
 
 
+@pytest.mark.exhaustive
+def test_the_whole_check_is_rehearsed_without_a_gpu(tmp_path: Path):
+    """Every part for real, at toy sizes; a loaded machine may end some by their limits."""
+    out = tmp_path / "out"
+    command = ["--minutes", "2", "--device", "cpu", "--quick", "--out", str(out), *DIGITS]
+    assert gpu_check.main(command) == 0
+    record = json.loads((out / "gpu_check.json").read_text())
+    assert list(record["parts"]) == ["tests", "step", "loop", "data", "epochs"]
+    assert {part["state"] for part in record["parts"].values()} <= {"done", "out of time"}
+    assert all((out / part["log"]).exists() for part in record["parts"].values())
+    assert record["facts"]["settings"] == [*DIGITS, "--quick"]
+    assert all(pair["epochs"] >= 1 for pair in record["pairs"])
+
+
 @pytest.mark.slow
 def test_an_unfinished_pair_is_resumed_at_its_length(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
