@@ -64,9 +64,10 @@ def blas_name() -> str:
 
 def cuda_switches() -> dict[str, bool]:
     """Return torch's switches that decide how a GPU rounds."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     return {
-        "tf32": torch.backends.cuda.matmul.allow_tf32 and torch.backends.cudnn.allow_tf32,
-        "cudnn_benchmark": torch.backends.cudnn.benchmark,
+        "tf32": bool(matmul.allow_tf32 and cudnn.allow_tf32),
+        "cudnn_benchmark": bool(cudnn.benchmark),
     }
 
 
