@@ -28,7 +28,7 @@ ERRORS = {
     "+foo=1": "unknown setting foo; python run.py --help lists all settings",
     "train.precison=tf32": "unknown setting train.precison. Did you mean train.precision?",
     "optim=foo": "unknown optim 'foo'; available: adam, amsgrad, muon, radam,",
-    "+experiment=foo": "unknown experiment 'foo'; available: fast_cifar10,",
+    "+experiment=foo": "unknown experiment 'foo'; available: cifar10_small,",
     "optim.lrr=1": "unknown setting optim.lrr. Did you mean optim.lr?",
     "optim.momentun=1": "unknown setting optim.momentun; if the class takes it: +optim.momentun=1",
     "optim.betas=[0.9,0.99]": "if the class takes it: +optim.betas=[0.9,0.99]",
@@ -243,7 +243,7 @@ def test_a_directory_of_ones_own_adds_options_while_it_is_in_use(tmp_path: Path)
             assert sweep_parameters("mine") == {"optim.lr": rates}
             assert resolve(["+experiment=mine", "optim=sgdm"]).config.optim["momentum"] == 0.9
             assert config_dirs() == (tmp_path / name, CONFIGS)
-    with pytest.raises(ValueError, match="unknown experiment 'mine'; available: fast_"):
+    with pytest.raises(ValueError, match="unknown experiment 'mine'; available: cifar10_"):
         compose(["+experiment=mine"])
     with (
         pytest.raises(ValueError, match="--config-dir must be a directory, got nowhere"),
