@@ -50,6 +50,7 @@ def test_golden_fingerprints_never_change(overrides: tuple[str, ...], golden: st
         "eval.every=2",
         "eval.mode=whole",
         "eval.scales=[0.5,1]",
+        "eval.base_size=512",
         "optim._target_=torch.optim.adam.Adam",
         "lrd.p=0.50",
         "optim.lr=1e-3",
