@@ -127,6 +127,35 @@ def test_scoring_again_equals_a_run_that_was_scored_so(cli, capfd: pytest.Captur
     assert scores["val_whole_miou"] == pytest.approx(plain.final, rel=1e-6)
 
 
+def test_a_weights_file_is_scored_without_a_run(cli, capfd: pytest.CaptureFixture[str]):
+    plain = trained(cli, *SHAPES)
+    settings = ["task=shapes_seg", "dataset.crop=65", "eval.final_mode=whole"]
+    capfd.readouterr()
+    assert evaluate.main([*settings, f"model.weights={plain.folder / 'last.pt'}"]) == 0
+    printed = dict(row.split() for row in capfd.readouterr().out.splitlines())
+    assert float(printed["val_whole_miou"]) == pytest.approx(plain.final, rel=1e-5)
+    (only,) = find_runs("runs")
+    assert "evaluations" not in only.metadata
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["task=shapes_seg"], "model.weights must be a file with the weights of a trained network"),
+        (["task=shapes_seg", "model.weights=imagenet"], "of a trained network, got imagenet"),
+        (["task=shapes_seg", "model.weights=/nowhere"], "or the path of a file, got /nowhere"),
+        (["task=shapes_seg", "eval.mode=half"], "model.weights must be a file"),
+        (["task=nothing"], "unknown task 'nothing'"),
+        (["task=digits"], "model.weights must be a file"),
+    ],
+)
+def test_a_wrong_weights_file_is_one_line(
+    capfd: pytest.CaptureFixture[str], overrides: list[str], expected: str
+):
+    assert evaluate.main(overrides) == 2
+    assert expected in line(capfd)
+
+
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
