@@ -6,6 +6,7 @@ a dictionary of tensors.
 
 import math
 from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,14 @@ EXTRAS = ((256, 1, 1, 0), (512, 3, 2, 1), (128, 1, 1, 0), (256, 3, 2, 1)) + (
     (256, 3, 1, 0),
 ) * 2  # channels, kernel, stride, padding
 SOURCES, BOXES = (512, 1024, 512, 256, 256, 256), (4, 6, 6, 6, 4, 4)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Iterator[Path]:
+    """Where a test writes weights: hundreds of megabytes, which pytest would keep."""
+    path = tmp_path / "weights.pth"
+    yield path
+    path.unlink(missing_ok=True)
 
 
 class Drawn:
@@ -132,8 +141,7 @@ def resnet_by_hand(net: Functional, x: Tensor, m: str) -> Tensor:
 
 
 @torch.inference_mode()
-def test_semsegs_pspnet_gives_the_same_logits(semseg: State, tmp_path: Path):
-    file = tmp_path / "train_epoch_50.pth"
+def test_semsegs_pspnet_gives_the_same_logits(semseg: State, file: Path):
     optimizer = {"state": {0: {"momentum_buffer": torch.zeros(3)}}, "param_groups": [{"lr": 0.1}]}
     torch.save({"epoch": 50, "state_dict": semseg, "optimizer": optimizer}, file)
     model = PSPNet50(CLASSES, str(file), stem="deep").eval()
@@ -156,10 +164,9 @@ def test_semsegs_pspnet_gives_the_same_logits(semseg: State, tmp_path: Path):
 
 
 @torch.inference_mode()
-def test_semsegs_resnet_gives_the_same_features(tmp_path: Path):
+def test_semsegs_resnet_gives_the_same_features(file: Path):
     stem, drawn = [("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3")], Drawn(2)
     draw_resnet(drawn, stem)
-    file = tmp_path / "resnet50_v2.pth"
     torch.save({**drawn.state, "fc.weight": torch.zeros(1000, 2048)}, file)
     model, seen = PSPNet50(CLASSES, str(file), stem="deep").eval(), []
     model.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
@@ -172,7 +179,7 @@ def test_semsegs_resnet_gives_the_same_features(tmp_path: Path):
     assert x.std() > 0.1 and torch.equal(seen[0], x)
 
 
-def test_a_deep_stem_starts_from_hes_initialization_and_has_no_imagenet_weights(tmp_path: Path):
+def test_a_deep_stem_starts_from_hes_initialization_and_has_no_imagenet_weights(file: Path):
     torch.manual_seed(0)
     body = PSPNet50(CLASSES, stem="deep").body
     for name, fan_out in (("conv1.3", 64 * 9), ("conv1.6", 128 * 9), ("layer1.0.conv1", 64)):
@@ -184,7 +191,6 @@ def test_a_deep_stem_starts_from_hes_initialization_and_has_no_imagenet_weights(
         PSPNet50(CLASSES, stem="wide")
     with torch.device("meta"):
         published = resnet50().state_dict()
-    file = tmp_path / "resnet50.pth"
     torch.save({name: torch.zeros(t.shape) for name, t in published.items()}, file)
     with pytest.raises(ValueError, match="model.stem must be plain with model.weights="):
         PSPNet50(CLASSES, str(file), stem="deep")
@@ -258,8 +264,7 @@ def largest_difference(ours: Tensor, theirs: Tensor) -> float:
 
 
 @torch.inference_mode()
-def test_ssd_pytorchs_ssd300_gives_the_same_heads(ssd_pytorch: State, tmp_path: Path):
-    file = tmp_path / "ssd300_mAP_77.43_v2.pth"
+def test_ssd_pytorchs_ssd300_gives_the_same_heads(ssd_pytorch: State, file: Path):
     torch.save(ssd_pytorch, file, _use_new_zipfile_serialization=False)  # as files of 2017 are
     model = SSD300VGG16(CLASSES, str(file), clip_priors=True).eval()
     images = torch.randn(1, 3, 300, 300)
@@ -293,8 +298,8 @@ def test_clipped_priors_are_ssd_pytorchs():
 
 
 @torch.inference_mode()
-def test_the_reduced_vgg16_gives_the_same_features_and_leaves_the_rest(tmp_path: Path):
-    drawn, file = Drawn(4), tmp_path / "vgg16_reducedfc.pth"
+def test_the_reduced_vgg16_gives_the_same_features_and_leaves_the_rest(file: Path):
+    drawn = Drawn(4)
     draw_vgg(drawn, "", fc=True)
     torch.save(drawn.state, file)
     torch.manual_seed(0)
@@ -311,20 +316,20 @@ def test_the_reduced_vgg16_gives_the_same_features_and_leaves_the_rest(tmp_path:
 
 @pytest.fixture(scope="module")
 def classifier() -> State:
-    """torchvision's VGG16, whose last layer is left out."""
+    """torchvision's VGG16 without its last layer. The rows of the others overlap in memory, which
+    keeps files small."""
     drawn = Drawn(5)
     draw_vgg(drawn, "features.", fc=False)
     for layer, before in ((0, 25088), (3, 4096)):
         name = f"classifier.{layer}"
-        weight = torch.empty(4096, before).normal_(0, math.sqrt(2 / before), generator=drawn.rng)
-        drawn.state[f"{name}.weight"] = weight
+        values = torch.randn(4096 * 1009 + before, generator=drawn.rng) * math.sqrt(2 / before)
+        drawn.state[f"{name}.weight"] = values.as_strided((4096, before), (1009, 1))
         drawn.state[f"{name}.bias"] = torch.randn(4096, generator=drawn.rng)
     return drawn.state
 
 
-def test_fc6_and_fc7_are_taken_from_vgg16s_classifier(classifier: State, tmp_path: Path):
+def test_fc6_and_fc7_are_taken_from_vgg16s_classifier(classifier: State, file: Path):
     """Every fourth unit, and of 7 x 7 places the corners, the middle ones and those between."""
-    file = tmp_path / "vgg16.pth"
     torch.save(classifier, file)
     model = SSD300VGG16(CLASSES, str(file), decimate_fc=True)
     fc6, fc7 = (model.get_submodule(f"backbone.extra.0.7.{i}") for i in (1, 3))
@@ -349,11 +354,22 @@ def test_fc6_and_fc7_are_taken_from_vgg16s_classifier(classifier: State, tmp_pat
     assert not plain.get_parameter("backbone.extra.0.7.1.bias").any()
 
 
-def test_settings_that_do_not_go_with_the_weights_are_one_line(classifier: State, tmp_path: Path):
-    file = tmp_path / "weights.pth"
+def test_imagenet_weights_of_the_whole_vgg16_come_from_torch_hubs_cache(
+    classifier: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    cached = tmp_path / "hub" / "checkpoints" / "vgg16-397923af.pth"  # torchvision's, V1
+    cached.parent.mkdir(parents=True)
+    torch.save(classifier, cached)
+    model = SSD300VGG16(CLASSES, "imagenet", decimate_fc=True)
+    fc7 = model.get_parameter("backbone.extra.0.7.3.weight")
+    assert torch.equal(fc7[:, :, 0, 0], classifier["classifier.3.weight"][::4, ::4])
+
+
+def test_settings_that_do_not_go_with_the_weights_are_one_line(classifier: State, file: Path):
     with pytest.raises(ValueError, match="model.decimate_fc must be false with model.weights=none"):
         SSD300VGG16(CLASSES, decimate_fc=True)
-    nan = torch.full((4096, 4096), math.nan)
+    nan = torch.tensor(math.nan).expand(4096, 4096)
     for change, line in (
         ({"classifier.3.weight": nan}, "classifier.3.weight of VGG16, .4096, 4096. and finite"),
         ({"classifier.0.weight": nan}, r"\(4096, 25088\) and finite, .* got \(4096, 4096\)"),
@@ -365,8 +381,7 @@ def test_settings_that_do_not_go_with_the_weights_are_one_line(classifier: State
 
 
 @pytest.mark.parametrize("network", [PSPNet50, SSD300VGG16])
-def test_a_file_of_another_network_is_one_line_with_its_names(network: Any, tmp_path: Path):
-    file = tmp_path / "weights.pth"
+def test_a_file_of_another_network_is_one_line_with_its_names(network: Any, file: Path):
     names = ("backbone.0.body", "transformer.encoder", "bbox_embed", "query_embed")
     torch.save({"state_dict": {name: torch.zeros(2) for name in names}}, file)
     with pytest.raises(ValueError, match="does not fit: ") as error:
