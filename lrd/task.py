@@ -86,6 +86,7 @@ class Setup:
     eval_mode: str | None = None
     eval_final_mode: str | None = None
     eval_scales: tuple[float, ...] = (1.0,)
+    eval_base_size: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

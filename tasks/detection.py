@@ -33,7 +33,7 @@ class Detection(ImageTask[VOCBoxes]):
         model: Builds the network from the number of ``classes``, the background included.
     """
 
-    recipe: ClassVar[int] = 1
+    recipe: ClassVar[int] = 2
 
     def __init__(self, setup: Setup, dataset: VOCBoxes, model: ModelFactory) -> None:
         if not isinstance(dataset, VOCBoxes):

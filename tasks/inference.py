@@ -10,9 +10,17 @@ WINDOWS_PER_PASS = 8  # of one forward pass, mirrored windows included
 
 
 def predict_probabilities(
-    model: nn.Module, image: Tensor, mode: str, crop: int, scales: Sequence[float] = (1.0,)
+    model: nn.Module,
+    image: Tensor,
+    mode: str,
+    crop: int,
+    scales: Sequence[float] = (1.0,),
+    base_size: int | None = None,
 ) -> Tensor:
     """Return the classes' probabilities, averaged over scales of the image.
+
+    Images and probabilities are resized as in semseg's tool/test.py: bilinear between the centers
+    of pixels, without a filter.
 
     Args:
         model: Returns ``{"out": logits}`` of its input's size.
@@ -20,15 +28,16 @@ def predict_probabilities(
         mode: A key of EVAL_MODES.
         crop: Side of a window in pixels.
         scales: Factors by which to resize the image.
+        base_size: The longer side in pixels at scale 1 (semseg: 512); by default the image's own.
 
     Returns:
         Probabilities (c, h, w).
     """
-    size, predict = image.shape[-2:], EVAL_MODES[mode]
+    size, predict = tuple(image.shape[-2:]), EVAL_MODES[mode]
     total = torch.zeros((), device=image.device)
     for scale in scales:
-        scaled = image[None] if scale == 1 else _resize(image[None], scale)
-        total = total + _resize_back(predict(model, scaled, crop), size)
+        scaled = _resize(image[None], _scaled_size(size, scale, base_size))
+        total = total + _resize(predict(model, scaled, crop), size)
     return total[0] / len(scales)
 
 
@@ -86,15 +95,20 @@ def _with_mirror_images(
     return (straight + mirrored.flip(-1)) / 2
 
 
-def _resize(image: Tensor, scale: float) -> Tensor:
-    size = [max(1, round(side * scale)) for side in image.shape[-2:]]
-    return F.interpolate(image, size, mode="bilinear", antialias=scale < 1)
+def _scaled_size(size: tuple[int, ...], scale: float, base_size: int | None) -> tuple[int, ...]:
+    """Return the sides of an image of ``size``, scaled."""
+    if base_size is None:
+        return tuple(max(1, round(side * scale)) for side in size)
+    longer = max(1, round(base_size * scale))
+    return tuple(max(1, round(longer / max(size) * side)) for side in size)
 
 
-def _resize_back(chances: Tensor, size: torch.Size) -> Tensor:
-    if chances.shape[-2:] == size:
-        return chances
-    return F.interpolate(chances, size, mode="bilinear", align_corners=True)
+def _resize(maps: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Return maps (n, c, h, w) at ``size``. With ``align_corners`` in one direction alone, they
+    would move by up to half a pixel of the scaled image."""
+    if maps.shape[-2:] == size:
+        return maps
+    return F.interpolate(maps, size, mode="bilinear", align_corners=False)
 
 
 EVAL_MODES: dict[str, Callable[[nn.Module, Tensor, int], Tensor]] = {

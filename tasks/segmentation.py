@@ -117,9 +117,11 @@ class Segmentation(ImageTask[VOCMasks]):
         }
 
     def final_metrics(self) -> dict[str, Metric]:
-        if self.final_mode == self.mode and self.setup.eval_scales == (1.0,):
+        scales, base_size = self.setup.eval_scales, self.setup.eval_base_size
+        base = "" if base_size is None else f"_base{base_size}"
+        suffix = f"{base}{'' if scales == (1.0,) else '_multiscale'}"
+        if self.final_mode == self.mode and not suffix:
             return {}
-        suffix = "" if self.setup.eval_scales == (1.0,) else "_multiscale"
         return {"iou": IoU(self.classes, f"{self.split}_{self.final_mode}{suffix}")}
 
     def eval_step(self, model: nn.Module, batch: Batch, metrics: dict[str, Metric]) -> None:
@@ -136,22 +138,22 @@ class Segmentation(ImageTask[VOCMasks]):
 
     def final_step(self, model: nn.Module, batch: Batch, metrics: dict[str, Metric]) -> None:
         for image, target in zip(batch.inputs, batch.targets, strict=True):
-            chances = self._predict(model, image, self.final_mode, self.setup.eval_scales)
-            metrics["iou"].update(chances.argmax(0), target.long())
+            metrics["iou"].update(self._predict_finally(model, image).argmax(0), target.long())
 
-    def _predict(
-        self, model: nn.Module, image: Tensor, mode: str, scales: tuple[float, ...] = (1.0,)
-    ) -> Tensor:
+    def _predict(self, model: nn.Module, image: Tensor, mode: str, **sizes: Any) -> Tensor:
         """Return probabilities (c, h, w) for a uint8 image (3, h, w)."""
         pixels = augment.normalize(image)
-        return predict_probabilities(model, pixels, mode, self.data.crop, scales)
+        return predict_probabilities(model, pixels, mode, self.data.crop, **sizes)
+
+    def _predict_finally(self, model: nn.Module, image: Tensor) -> Tensor:
+        scales, base_size = self.setup.eval_scales, self.setup.eval_base_size
+        return self._predict(model, image, self.final_mode, scales=scales, base_size=base_size)
 
     def predict(self, model: nn.Module, image: Tensor) -> Prediction:
         """Return the label of each pixel (``mask``), drawn over the image too (``overlay``), and
         each label's share of the pixels. The image keeps its size."""
         shrunk = self.data.shrink(image)
-        chances = self._predict(model, self.to(shrunk), self.final_mode, self.setup.eval_scales)
-        labels = chances.argmax(0).to("cpu", torch.uint8)
+        labels = self._predict_finally(model, self.to(shrunk)).argmax(0).to("cpu", torch.uint8)
         mask = v2.resize_mask(labels[None], list(image.shape[-2:]))[0]
         counts = mask.flatten().bincount(minlength=len(self.classes)) / mask.numel()
         shares = {n: float(c) for n, c in zip(self.classes, counts, strict=True) if c}

@@ -110,12 +110,17 @@ class Train:
 
 @dataclass
 class Eval:
-    """Settings of evaluation. The task defines the modes; ``scales`` are of the final one."""
+    """Settings of evaluation. The task defines the modes; ``scales`` are of the final one.
+
+    ``base_size``: of the final one too, the longer side in pixels that an image is resized to at
+    scale 1; null: its own.
+    """
 
     every: int = not_in_fingerprint(1)
     mode: str | None = not_in_fingerprint(None)
     final_mode: str | None = not_in_fingerprint(None)
     scales: list[float] = not_in_fingerprint(factory=lambda: [1.0])
+    base_size: int | None = not_in_fingerprint(None)
     batch_size: int = not_in_fingerprint(1000)
     pictures_every: int = not_in_fingerprint(10)
 
@@ -126,6 +131,8 @@ class Eval:
         is_valid = len(self.scales) > 0 and all(s > 0 for s in self.scales)
         rule = "a list of numbers above 0, such as [0.5,1,1.5]"
         require("eval.scales", self.scales, is_valid, rule)
+        side = self.base_size
+        require("eval.base_size", side, side is None or side >= 1, "at least 1, or null")
 
 
 @dataclass

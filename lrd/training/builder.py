@@ -151,6 +151,7 @@ def _setup(config: Config, device: torch.device) -> Setup:
         config.eval.mode,
         config.eval.final_mode,
         tuple(config.eval.scales),
+        config.eval.base_size,
     )
 
 
@@ -268,13 +269,14 @@ def check_eval(settings: Eval, task: Task) -> None:
         "eval.mode": settings.mode,
         "eval.final_mode": settings.final_mode,
         "eval.scales": None if settings.scales == [1.0] else settings.scales,
+        "eval.base_size": settings.base_size,
     }
     for name, value in requested.items():
         if value is not None and not modes:
             raise ValueError(
                 f"{name} must be left out, {name_of_task} evaluates in one way; got {value}"
             )
-        if name != "eval.scales" and value not in (None, *modes):
+        if name.endswith("mode") and value not in (None, *modes):
             raise ValueError(f"{name} must be one of {', '.join(modes)}, got {value}")
 
 

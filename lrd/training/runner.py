@@ -134,10 +134,11 @@ def _note_other_evaluation(run: Run, config: Config) -> None:
     Raises:
         ValueError: The task has no such evaluation.
     """
-    recorded, requested = run.metadata["config"].get("eval", {}), asdict(config.eval)
+    recorded = {"base_size": None, **run.metadata["config"].get("eval", {})}
+    requested = asdict(config.eval)
     changed = [
         f"eval.{name}={json.dumps(requested[name]).strip(chr(34)).replace(' ', '')}"
-        for name in ("mode", "final_mode", "scales")
+        for name in ("mode", "final_mode", "scales", "base_size")
         if name in recorded and recorded[name] != requested[name]
     ]
     if changed:

@@ -1,4 +1,5 @@
-"""What a finished run trained: its network, its scores under other settings, its predictions."""
+"""What a finished run trained: its network, its scores under other settings, its predictions; and
+the scores of published weights."""
 
 import logging
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
 
 from lrd.config import Config, identity
-from lrd.config.compose import compose, format_error, restore_config
+from lrd.config.compose import compose, format_error, restore_config, to_config
 from lrd.loggers.base import Metrics
 from lrd.runs import Run, open_run, run_lock
 from lrd.task import Prediction, Task
@@ -168,6 +169,31 @@ def evaluate_run(run: str | Path | Run, overrides: Sequence[str] = ()) -> tuple[
     with run_lock(run.folder):
         run = open_run(run.folder)
         return run.update(evaluations=[*run.metadata.get("evaluations", []), entry]), scores
+
+
+def evaluate_weights(overrides: Sequence[str]) -> Metrics:
+    """Return the scores of the network whose weights ``model.weights`` names, trained by any code.
+
+    Args:
+        overrides: A configuration, as for run.py. What concerns training is not used.
+
+    Raises:
+        ValueError: A user's mistake, in one line.
+    """
+    config = to_config(compose(overrides))
+    if (weights := config.model.get("weights")) in (None, "none", "imagenet"):
+        raise ValueError(
+            f"model.weights must be a file with the weights of a trained network, got {weights}"
+        )
+    device = configure_device(config)
+    task = build_task(config, device)
+    check_eval(config.eval, task)
+    model = task.model().to(device)
+    bf16 = resolve_precision(config.train.precision, device) == "bf16"
+    try:
+        return Evaluator(task, model, device, SINGLE_PROCESS, bf16).scores(True, lambda: None)
+    finally:
+        task.close()
 
 
 def change_evaluation(config: Config, overrides: Sequence[str]) -> tuple[Config, dict[str, Any]]:

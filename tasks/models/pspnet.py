@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from torchvision import models
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
+from tasks.models import published
 from tasks.models.hidden_units import Unit, resnet_hidden_units
 from tasks.models.weights import load_weights, read_weights
 
@@ -74,9 +75,10 @@ class PSPNet(nn.Module):
     Args:
         classes: Number of classes, the background included.
         weights: Initial weights (:func:`tasks.models.weights.read_weights`): of the body, from a
-            classifier, or of the complete network.
+            classifier, or of the complete network, also semseg's (:mod:`tasks.models.published`).
         head_lr_factor: Learning rate of the heads divided by the learning rate of the body.
         dropout: Probability to drop a channel of the heads.
+        stem: ``plain``, torchvision's 7 x 7 convolution; or ``deep``, semseg's three of 3 x 3.
     """
 
     recipe: ClassVar[int] = 1
@@ -84,16 +86,30 @@ class PSPNet(nn.Module):
     depth: ClassVar[int]
 
     def __init__(
-        self, classes: int, weights: str = "none", head_lr_factor: float = 1.0, dropout: float = 0.1
+        self,
+        classes: int,
+        weights: str = "none",
+        head_lr_factor: float = 1.0,
+        dropout: float = 0.1,
+        stem: str = "plain",
     ) -> None:
         super().__init__()
         if head_lr_factor <= 0:
             raise ValueError(f"model.head_lr_factor must be above 0, got {head_lr_factor}")
         if not 0 <= dropout < 1:
             raise ValueError(f"model.dropout must be in [0, 1), got {dropout}")
-        self.head_lr_factor = float(head_lr_factor)
+        if stem not in ("plain", "deep"):
+            raise ValueError(f"model.stem must be one of plain, deep, got {stem}")
+        if stem == "deep" and weights == "imagenet":
+            raise ValueError(
+                "model.weights must be none or the path of a file with model.stem=deep, such as "
+                f"semseg's resnet{self.depth}_v2.pth, got imagenet"
+            )
+        self.head_lr_factor, self.stem = float(head_lr_factor), stem
         block, layers = RESNET_LAYERS[self.depth]
         body = ResNet(block, layers)
+        if stem == "deep":
+            deepen_stem(body, block, layers[0])
         dilate(body.layer3, 2)
         dilate(body.layer4, 4)
         del body.fc, body.avgpool
@@ -123,8 +139,9 @@ class PSPNet(nn.Module):
         state = read_weights(weights, IMAGENET_WEIGHTS[self.depth])
         if state is None:
             return
-        if any(name.startswith("body.") for name in state):
-            load_weights(self, state, weights, ())
+        state, complete = published.pspnet_weights(state, weights, self.stem)
+        if complete:
+            load_weights(self, state, weights)
         else:
             load_weights(self.body, state, weights, ("fc.",))
 
@@ -156,8 +173,20 @@ def dilate(layer: nn.Module, rate: int) -> None:
                 conv.dilation = conv.padding = (rate, rate)
 
 
-def _conv(before: int, after: int, kernel: int) -> list[nn.Module]:
-    conv = nn.Conv2d(before, after, kernel, padding=kernel // 2, bias=False)
+def deepen_stem(body: ResNet, block: type[BasicBlock | Bottleneck], blocks: int) -> None:
+    """Give a ResNet semseg's stem: 3 x 3 convolutions of 64, 64 and 128 channels for the one of
+    7 x 7, and a first layer of ``blocks`` that takes 128."""
+    last = nn.Conv2d(64, 128, 3, padding=1, bias=False)
+    stem = nn.Sequential(*_conv(3, 64, 3, stride=2), *_conv(64, 64, 3), last)
+    body.conv1, body.bn1, body.inplanes = stem, nn.BatchNorm2d(128), 128  # type: ignore[assignment]
+    body.layer1 = body._make_layer(block, 64, blocks)
+    for layer in [*stem.modules(), *body.layer1.modules()]:
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+
+
+def _conv(before: int, after: int, kernel: int, stride: int = 1) -> list[nn.Module]:
+    conv = nn.Conv2d(before, after, kernel, stride, padding=kernel // 2, bias=False)
     return [conv, nn.BatchNorm2d(after), nn.ReLU(inplace=True)]
 
 

@@ -4,7 +4,8 @@ torchvision implements matching, box coding, hard negative mining and non-maximu
 ``ssd.py`` (0.29) differs from the authors' Caffe code (``examples/ssd/ssd_pascal.py`` and its
 layers):
 
-- fc6 and fc7 have random (Xavier) weights; in Caffe they start from VGG16's, subsampled.
+- fc6 and fc7 have random (Xavier) weights, in Caffe VGG16's, subsampled; so they are here by
+  ``decimate_fc`` or from ssd.pytorch's ``vgg16_reducedfc.pth``.
 - If two objects have the same best prior, the later object gets it (here on a GPU too), and the
   other may get none. In Caffe each object gets its own prior.
 - If more than a quarter of an image's priors are matched, there are too few negatives, and
@@ -34,9 +35,10 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.ssd import SSD, SSDFeatureExtractorVGG, SSDHead
 from torchvision.models.detection.ssdlite import SSDLiteFeatureExtractorMobileNet, SSDLiteHead
 from torchvision.models.vgg import cfgs, make_layers
-from torchvision.ops import box_iou, clip_boxes_to_image, nms
+from torchvision.ops import box_convert, box_iou, clip_boxes_to_image, nms
 
 from tasks.data.augment import MEAN, STD
+from tasks.models import published
 from tasks.models.weights import load_weights, read_weights
 
 # Prior sizes in pixels of 300; a map uses its own size and the next one.
@@ -235,18 +237,35 @@ class SSD300VGG16(Detector):
     Args:
         classes: Number of classes, the background included.
         weights: Initial weights of VGG16's features, from a classifier with Caffe's normalization
-            like ``imagenet``'s, or of the complete network.
+            like ``imagenet``'s, or of the complete network; also ssd.pytorch's
+            (:mod:`tasks.models.published`).
+        clip_priors: Clip center, width and height of the priors to [0, 1], which ssd.pytorch does
+            and its weights expect: 134 priors change.
+        decimate_fc: Subsample fc6 and fc7 from the classifier of torchvision's VGG16, whose
+            weights (``imagenet``: IMAGENET1K_V1) expect images with ImageNet's normalization.
     """
 
     size = 300
     maps = (38, 19, 10, 5, 3, 1)
     mean, std = (0.48235, 0.45882, 0.40784), (1 / 255,) * 3
 
-    def __init__(self, classes: int, weights: str = "none") -> None:
-        state = read_weights(weights, VGG16_Weights.IMAGENET1K_FEATURES)
+    def __init__(
+        self,
+        classes: int,
+        weights: str = "none",
+        clip_priors: bool = False,
+        decimate_fc: bool = False,
+    ) -> None:
+        if decimate_fc and weights == "none":
+            raise ValueError("model.decimate_fc must be false with model.weights=none, got true")
+        vgg = VGG16_Weights
+        state = read_weights(weights, vgg.IMAGENET1K_V1 if decimate_fc else vgg.IMAGENET1K_FEATURES)
+        complete = False
+        if state is not None:
+            settings = (weights, clip_priors, decimate_fc)
+            state, complete = published.ssd300_weights(state, *settings)
         features = make_layers(cfgs["D"])
         _initialize(features)
-        _load(features, state, weights)
         generator = DefaultBoxGenerator(
             [[2], [2, 3], [2, 3], [2, 3], [2], [2]],
             scales=[size / self.size for size in PRIOR_SIZES],
@@ -256,7 +275,17 @@ class SSD300VGG16(Detector):
         channels = [512, 1024, 512, 256, 256, 256]
         head = SSDHead(channels, generator.num_anchors_per_location(), classes)
         super().__init__(SSDFeatureExtractorVGG(features, highres=False), generator, head, classes)
-        _load(self, state, weights)
+        if clip_priors:
+            scaled = box_convert(self.priors / self.size, "xyxy", "cxcywh").clamp(0, 1)
+            self.priors = self.size * box_convert(scaled, "cxcywh", "xyxy")
+        if decimate_fc:
+            self.mean, self.std = MEAN, STD
+        if state is not None:
+            has_fc = complete or published.FC6 + "weight" in state
+            parts = "backbone.features.", "backbone.extra.0."
+            fc = () if has_fc else (published.FC6, published.FC7)
+            own = [n for n in self.state_dict() if n.startswith(parts) and not n.startswith(fc)]
+            load_weights(self, state, weights, names=None if complete else own)
 
 
 class SSDLite320MobileNet(Detector):

@@ -40,6 +40,9 @@ COMPOSED = {
         "dataset.crop=97",
         "python run.py task=voc_det model=ssdlite320_mobilenet dataset.voc12=false "
         "dataset.partial=true",
+        "python run.py task=voc_seg optim=sgdm +model.stem=deep model.weights=resnet50_v2.pth",
+        "python run.py task=voc_det optim=sgdm model.weights=vgg16_reducedfc.pth",
+        "python run.py task=voc_det optim=sgdm +model.decimate_fc=true",
         "python run.py -m +experiment=fast_cifar10",
         "python run.py -m task=cifar10 optim=sgdm train=fast lrd.p=0.5,1 scale=0.43",
         "python run.py -m task=cifar10 optim=sgdm train=fast lrd.p=0.5,1 scale=0.43 "
@@ -72,6 +75,10 @@ ELSEWHERE |= {
     "python scripts/predict.py RUN photo.jpg --out predictions": TRAINED,
     "python scripts/evaluate.py RUN eval.final_mode=sliding eval.scales=[0.5,1,1.5]": TRAINED,
     "python scripts/evaluate.py RUN dataset.holdout=200 train.device=cpu": TRAINED,
+    "python scripts/evaluate.py task=voc_seg +model.stem=deep model.weights=train_epoch_50.pth "
+    "dataset.sbd=false eval.final_mode=sliding eval.base_size=512": TRAINED,
+    "python scripts/evaluate.py task=voc_det +model.clip_priors=true "
+    "model.weights=ssd300_mAP_77.43_v2.pth": TRAINED,
     "python run.py logger=[wandb,tensorboard] wandb.mode=offline": "tests/unit/loggers",
 }
 TOOLS = ("ruff", "codespell", "pyright", "pytest", "pre-commit", "LRD_DATA", "LRD_VOC_LISTS")

@@ -23,7 +23,7 @@ def mark(*overrides: str) -> str:
         (("task=cifar10", "optim=sgdm", "lrd.p=1"), "1d39c26928c2"),
         (("task=cifar100", "optim=radam"), "4b0cd59c55d3"),
         (("task=voc_seg",), "d1bbaba7f499"),
-        (("task=voc_det",), "54c126db9c2d"),  # recipe 2: the losses of a batch at once
+        (("task=voc_det",), "73b9606ca6a2"),  # recipes 2: losses of a batch at once; SSD's colors
         (("task=toy",), "59a87f3434bf"),
     ],
 )
@@ -50,6 +50,7 @@ def test_golden_fingerprints_never_change(overrides: tuple[str, ...], golden: st
         "eval.every=2",
         "eval.mode=whole",
         "eval.scales=[0.5,1]",
+        "eval.base_size=512",
         "optim._target_=torch.optim.adam.Adam",
         "lrd.p=0.50",
         "optim.lr=1e-3",

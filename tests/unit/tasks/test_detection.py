@@ -126,10 +126,10 @@ def boxed() -> tuple[tv_tensors.Image, dict[str, Tensor]]:
     return tv_tensors.Image(image), moved
 
 
-def test_boxes_move_with_the_image():
+def test_boxes_move_with_the_image(monkeypatch: pytest.MonkeyPatch):
     """Without color distortion: the remaining white pixels lie in the remaining boxes."""
-    transforms: Any = augment.detection_transform(200).transforms  # type: ignore[attr-defined]
-    move, seen = v2.Compose(transforms[1:]), {1: 0, 2: 0}
+    monkeypatch.setattr(augment, "PhotometricDistort", v2.Identity)
+    move, seen = augment.detection_transform(200), {1: 0, 2: 0}
     for seed in range(80):
         with seeded_rng("boxes", seed):
             image, moved = move(*boxed())
@@ -149,13 +149,26 @@ def test_boxes_move_with_the_image():
 def test_the_augmentation_is_ssds():
     transforms: Any = augment.detection_transform(300).transforms  # type: ignore[attr-defined]
     assert [type(t) for t in transforms] == [
-        *(v2.RandomPhotometricDistort, v2.RandomZoomOut, v2.RandomIoUCrop),
-        *(v2.RandomHorizontalFlip, v2.Resize, v2.SanitizeBoundingBoxes),
+        *(v2.RandomChoice, v2.RandomHorizontalFlip, v2.Resize, v2.SanitizeBoundingBoxes),
     ]
-    zoom, crop = transforms[1:3]
-    assert (zoom.p, zoom.side_range) == (0.5, (1.0, 4.0))
-    assert crop.options == [0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0]
-    assert transforms[4].size == [300, 300]
+    ways = [way.transforms for way in transforms[0].transforms]
+    (distort, zoom, crop), (also_crop, also_distort) = ways
+    assert transforms[0].p == [0.5, 0.5]
+    assert (zoom.p, zoom.side_range) == (1, (1.0, 4.0))
+    assert crop is also_crop and crop.options == [0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0]
+    assert distort is also_distort and isinstance(distort, augment.PhotometricDistort)
+    assert transforms[2].size == [300, 300]
+
+
+def test_what_lies_outside_a_zoomed_out_image_keeps_the_mean_color():
+    """Colors are distorted before the fill, whatever comes first."""
+    zoomed_out = 0
+    for seed in range(60):
+        with seeded_rng("fill", seed):
+            image, _ = augment.detection_transform(100)(*boxed())
+        corners = image[:, [0, 0, -1, -1], [0, -1, 0, -1]].T.tolist()
+        zoomed_out += corners.count(augment.MEAN_PIXEL) > 1
+    assert 15 < zoomed_out < 35
 
 
 def evaluated(of: Detection) -> dict[str, float]:

@@ -180,6 +180,9 @@ def test_the_final_evaluation_is_there_where_it_differs_and_its_name_says_how():
     with pytest.warns(UserWarning, match="compute"):  # nothing was counted yet
         assert names(eval_final_mode="sliding") == ["val_sliding_miou"]
         assert names(eval_scales=(0.5, 1.0)) == ["val_whole_multiscale_miou"]
+        assert names(eval_base_size=512) == ["val_whole_base512_miou"]
+        both = {"eval_base_size": 64, "eval_scales": (0.5,), "eval_final_mode": "sliding"}
+        assert names(**both) == ["val_sliding_base64_multiscale_miou"]
     assert names() == names(eval_mode="sliding") == []
     assert task(holdout=5).score.name == "holdout_whole_miou"
     assert task(eval_mode="sliding").score.name == "val_sliding_miou"
@@ -218,6 +221,8 @@ def test_the_papers_and_pspnets_settings_come_with_the_pair_of_task_and_optimize
         ("task=shapes_seg train.batch_size=65", "must be at most the 64 training images"),
         ("task=shapes_seg eval.mode=half", "eval.mode must be one of whole, sliding, got half"),
         ("task=shapes_seg eval.scales=[0]", "eval.scales must be a list of numbers above 0"),
+        ("task=shapes_seg eval.base_size=0", "eval.base_size must be at least 1, or null, got 0"),
+        ("eval.base_size=512", "eval.base_size must be left out, Classification evaluates in one"),
         ("eval.mode=whole", "eval.mode must be left out, Classification evaluates in one way"),
         ("eval.scales=[0.5]", "eval.scales must be left out, Classification evaluates in one"),
         ("task=shapes_seg task.aux_weight=-1", "task.aux_weight must be at least 0, got -1"),

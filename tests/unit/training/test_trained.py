@@ -99,31 +99,61 @@ def test_a_run_that_cannot_be_loaded_is_one_line(digits: Run, tmp_path: Path):
 
 
 def test_scoring_again_equals_a_run_that_was_scored_so(cli, capfd: pytest.CaptureFixture[str]):
-    asked = ("eval.final_mode=whole", "eval.scales=[0.5]")
+    asked = ("eval.final_mode=whole", "eval.scales=[0.5]", "eval.base_size=80")
     plain = trained(cli, *SHAPES)
     before = (plain.folder / "metrics.jsonl").read_bytes()
     assert "note: " not in cli(*SHAPES).out
     note = cli(*SHAPES, *asked).out.partition("note: ")[2].splitlines()[0]
     command = shlex.split(note.partition("these: ")[2])
-    assert command == ["python", "scripts/evaluate.py", str(plain.folder), "eval.scales=[0.5]"]
+    assert command == ["python", "scripts/evaluate.py", str(plain.folder), *asked[1:]]
     assert evaluate.main([*command[2:], asked[0]]) == 0
-    assert "val_whole_multiscale_miou" in capfd.readouterr().out
+    assert "val_whole_base80_multiscale_miou" in capfd.readouterr().out
     after = open_run(plain.folder)
     assert (plain.folder / "metrics.jsonl").read_bytes() == before
     added = {"evaluations": after.metadata["evaluations"]}
     assert after.metadata == {**plain.metadata, **added} and after.final == plain.final
     (entry,) = added["evaluations"]
-    assert entry["settings"] == {"eval.scales": [0.5], "eval.final_mode": "whole"}
+    settings = {"eval.scales": [0.5], "eval.final_mode": "whole", "eval.base_size": 80}
+    assert entry["settings"] == settings
     # The same training, whose last epoch is scored in that way.
     assert cli(*SHAPES, *asked, "run.dir=other").status == 0
     (reference,) = find_runs("other")
     last = reference.metrics[-1]
-    assert "val_whole_multiscale_miou" in entry["scores"]
+    assert "val_whole_base80_multiscale_miou" in entry["scores"]
     for name, value in entry["scores"].items():
         assert value == pytest.approx(last[name], rel=1e-6), name
     run, scores = evaluate_run(after)
     assert len(run.metadata["evaluations"]) == 2
     assert scores["val_whole_miou"] == pytest.approx(plain.final, rel=1e-6)
+
+
+def test_a_weights_file_is_scored_without_a_run(cli, capfd: pytest.CaptureFixture[str]):
+    plain = trained(cli, *SHAPES)
+    settings = ["task=shapes_seg", "dataset.crop=65", "eval.final_mode=whole"]
+    capfd.readouterr()
+    assert evaluate.main([*settings, f"model.weights={plain.folder / 'last.pt'}"]) == 0
+    printed = dict(row.split() for row in capfd.readouterr().out.splitlines())
+    assert float(printed["val_whole_miou"]) == pytest.approx(plain.final, rel=1e-5)
+    (only,) = find_runs("runs")
+    assert "evaluations" not in only.metadata
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["task=shapes_seg"], "model.weights must be a file with the weights of a trained network"),
+        (["task=shapes_seg", "model.weights=imagenet"], "of a trained network, got imagenet"),
+        (["task=shapes_seg", "model.weights=/nowhere"], "or the path of a file, got /nowhere"),
+        (["task=shapes_seg", "eval.mode=half"], "model.weights must be a file"),
+        (["task=nothing"], "unknown task 'nothing'"),
+        (["task=digits"], "model.weights must be a file"),
+    ],
+)
+def test_a_wrong_weights_file_is_one_line(
+    capfd: pytest.CaptureFixture[str], overrides: list[str], expected: str
+):
+    assert evaluate.main(overrides) == 2
+    assert expected in line(capfd)
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,13 @@
 """Augmentation of images with masks: distributions, and that both move together."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import hsv_to_rgb, rgb_to_hsv
+from PIL import Image
 from scipy import ndimage, stats
 from torch import Tensor
 from torchvision import tv_tensors
@@ -13,6 +16,7 @@ from torchvision.transforms import v2
 from tasks.data.augment import (
     MEAN_PIXEL,
     GaussianBlur,
+    PhotometricDistort,
     RandomScale,
     normalize,
     segmentation_transform,
@@ -120,3 +124,110 @@ def test_what_is_drawn_depends_on_the_words_alone_and_leaves_no_trace():
     with pytest.raises(KeyError), seeded_rng("x", 1):
         raise KeyError
     assert torch.equal(torch.get_rng_state(), before) and torch.get_num_threads() == 2
+
+
+def distorted_by_hand(image: np.ndarray, params: dict[str, Any]) -> np.ndarray:
+    """SSD's distortion of (h, w, 3) in 0 ... 255, with matplotlib's HSV."""
+
+    def contrast(pixels: np.ndarray) -> np.ndarray:
+        return np.clip(pixels * params["contrast"], 0, 255)
+
+    pixels = np.clip(image + params["brightness"], 0, 255)
+    if params["contrast_first"]:
+        pixels = contrast(pixels)
+    hue, saturation, value = np.moveaxis(rgb_to_hsv(pixels / 255), -1, 0)
+    saturation = np.clip(saturation * params["saturation"], 0, 1)
+    hsv = np.stack([(hue + params["hue"] / 6) % 1, saturation, value], -1)
+    pixels = 255 * hsv_to_rgb(hsv)
+    if not params["contrast_first"]:
+        pixels = contrast(pixels)
+    return pixels[..., params["order"]]
+
+
+def drawn_by_hand(rng: np.random.Generator) -> dict[str, Any]:
+    """Parameters with SSD's numbers: a hue of 18 in 180."""
+
+    def half(value: float, neutral: float) -> float:
+        return value if rng.random() < 0.5 else neutral
+
+    return {
+        "brightness": half(rng.uniform(-32, 32), 0),
+        "contrast": half(rng.uniform(0.5, 1.5), 1),
+        "saturation": half(rng.uniform(0.5, 1.5), 1),
+        "hue": half(6 * rng.uniform(-18, 18) / 180, 0),
+        "contrast_first": rng.random() < 0.5,
+        "order": rng.permutation(3).tolist() if rng.random() < 0.5 else [0, 1, 2],
+    }
+
+
+def colorful(seed: int, height: int = 40, width: int = 50) -> np.ndarray:
+    """Smooth colors with gray, black, white and full ones among them, uint8 (h, w, 3)."""
+    rng = np.random.default_rng(seed)
+    field = ndimage.gaussian_filter(rng.normal(size=(height, width, 3)), (3, 3, 0))
+    pixels = np.clip(rng.uniform(60, 170) + 45 * field / field.std(), 0, 255).astype(np.uint8)
+    pixels[:2] = rng.choice([0, 255], (2, width, 3))
+    pixels[2] = rng.integers(0, 256, (width, 1))
+    return pixels
+
+
+def test_the_distortion_of_colors_is_a_direct_computation():
+    rng, distort = np.random.default_rng(0), PhotometricDistort()
+    for seed in range(60):
+        pixels, params = colorful(seed), drawn_by_hand(rng)
+        image = tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1).contiguous())
+        before = image.clone()
+        ours = distort.transform(image, params)
+        assert ours.dtype == torch.uint8 and torch.equal(image, before)
+        off = ours.permute(1, 2, 0).numpy() - distorted_by_hand(pixels, params)
+        assert np.abs(off).max() < 0.51, params  # rounded once
+
+
+def test_the_parameters_of_the_distortion_are_ssds():
+    with seeded_rng("colors", 1):
+        drawn = [PhotometricDistort().make_params([]) for _ in range(2000)]
+    for name, low, high, neutral in (
+        ("brightness", -32, 32, 0),
+        ("contrast", 0.5, 1.5, 1),
+        ("saturation", 0.5, 1.5, 1),
+        ("hue", -0.6, 0.6, 0),
+    ):
+        changed = [params[name] for params in drawn if params[name] != neutral]
+        assert stats.binomtest(len(changed), 2000, 0.5).pvalue > 0.01
+        assert stats.kstest(changed, stats.uniform(low, high - low).cdf).pvalue > 0.01
+    first = sum(params["contrast_first"] for params in drawn)
+    assert stats.binomtest(first, 2000, 0.5).pvalue > 0.01
+    counts = np.unique([params["order"] for params in drawn], axis=0, return_counts=True)[1]
+    expected = [2000 * (0.5 + 1 / 12), *[2000 / 12] * 5]
+    assert stats.chisquare(counts, expected).pvalue > 0.01
+
+
+def spread(images: list[np.ndarray], draws: int, ours: bool) -> tuple[float, float]:
+    """Return the standard deviations of the change of an image's mean, and of the ratio of its
+    contrast after and before."""
+    shifts, ratios, rng, distort = [], [], np.random.default_rng(5), PhotometricDistort()
+    for pixels in images:
+        image = tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1).contiguous())
+        for _ in range(draws):
+            after = (
+                distort(image).numpy() if ours else distorted_by_hand(pixels, drawn_by_hand(rng))
+            )
+            shifts.append(after.mean() - pixels.mean())
+            ratios.append(after.std() / pixels.std())
+    return float(np.std(shifts)), float(np.std(ratios))
+
+
+def test_brightness_and_contrast_spread_as_in_an_independent_implementation():
+    images = [colorful(seed) for seed in range(25)]
+    with seeded_rng("spread", 1):
+        ours = spread(images, 60, ours=True)
+    theirs = spread(images, 60, ours=False)
+    assert ours == pytest.approx(theirs, rel=0.08)
+
+
+def test_the_brightness_of_photographs_spreads_as_in_ssd(real_data: Path):
+    """26 and 0.176 with ssd.pytorch's code; 5.7 with torchvision's RandomPhotometricDistort."""
+    files = sorted((real_data / "VOCdevkit" / "VOC2007" / "JPEGImages").glob("*.jpg"))[:25]
+    images = [np.array(Image.open(file).convert("RGB").resize((125, 90))) for file in files]
+    with seeded_rng("photographs", 1):
+        shift, ratio = spread(images, 40, ours=True)
+    assert 23 < shift < 29 and 0.16 < ratio < 0.2
