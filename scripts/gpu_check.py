@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     kind = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=kind)
     parser.add_argument("settings", nargs="*", metavar="SETTING=VALUE", help="of the real runs")
-    parser.add_argument("--minutes", type=positive, required=True, help="for everything together")
+    parser.add_argument("--minutes", type=positive, default=8, help="for everything together (8)")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--quick", action="store_true", help="benchmarks of toy sizes")
     parser.add_argument("--out", type=Path, default=Path("runs/gpu_check"), help="(%(default)s)")

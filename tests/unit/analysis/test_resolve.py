@@ -85,7 +85,7 @@ def test_values_are_read_in_hydras_grammar():
 @pytest.mark.parametrize(
     "experiment, overrides, line",
     [
-        ("nothing", [], "unknown experiment 'nothing'; available: fast_"),
+        ("nothing", [], "unknown experiment 'nothing'; available: cifar10_"),
         ("table2", ["seed=range(3"], "cannot parse 'seed=range(3' as KEY=VALUE"),
         ("table2", ["lrd.p=interval(0,1)"], "BasicSweeper does not support sweep type"),
     ],
