@@ -228,14 +228,13 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     To call those below 5 % an effect errs, in the whole family, at most 5 times out of 100, however
     the tests depend on one another. A test without a p stays without, and is not of the family.
     """
-    from statsmodels.stats.multitest import multipletests
-
+    # statsmodels' multipletests collects garbage at every call: seconds of a page.
     known = [i for i, p in enumerate(p_values) if p is not None and not math.isnan(p)]
     adjusted: list[float | None] = [None] * len(p_values)
-    if known:
-        found: Any = multipletests([p_values[i] for i in known], method="holm")[1]
-        for i, p in zip(known, found, strict=True):
-            adjusted[i] = float(p)
+    largest = 0.0
+    for rank, i in enumerate(sorted(known, key=lambda i: p_values[i] or 0.0)):
+        largest = max(largest, min(1.0, (len(known) - rank) * (p_values[i] or 0.0)))
+        adjusted[i] = largest
     return adjusted
 
 
