@@ -52,7 +52,7 @@ def test_killed_runs_on_a_gpu_with_deterministic_algorithms():
     assert "resumes 6, differing bytes 0" in out
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_comparison_notices_a_difference():
     """The same command with an optimizer that forgets its step on a resume."""
     code = f"""

@@ -142,7 +142,7 @@ def test_the_whole_check_is_rehearsed_without_a_gpu(tmp_path: Path):
     assert all(pair["epochs"] >= 1 for pair in record["pairs"])
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_an_unfinished_pair_is_resumed_at_its_length(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
