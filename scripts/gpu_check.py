@@ -1,7 +1,7 @@
 """Check a GPU within a given time, the most telling part first: is it right, is it fast, what runs.
 
     python scripts/gpu_check.py --minutes 8
-    python scripts/gpu_check.py --minutes 8 dataset.subset=25000 data.root=/tmp/data
+    python scripts/gpu_check.py --minutes 8 dataset.subset=25000 data.root=../data
     python scripts/gpu_check.py --minutes 2 --device cpu --quick task=digits   a rehearsal
 
 In this order: the tests marked gpu but the long ones; bench.py step, loop and data; three epochs,

@@ -114,7 +114,7 @@ def _recompose(overrides: Sequence[str]) -> DictConfig:
 
 @cache
 def _compose_groups(overrides: tuple[str, ...], using: Composer) -> bytes:
-    return pickle.dumps(compose(overrides))  # which is copied five times as fast
+    return pickle.dumps(compose(overrides))  # faster to copy than by deepcopy
 
 
 def _groups_of(overrides: Iterable[str]) -> tuple[str, ...]:

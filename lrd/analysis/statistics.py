@@ -228,7 +228,7 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     To call those below 5 % an effect errs, in the whole family, at most 5 times out of 100, however
     the tests depend on one another. A test without a p stays without, and is not of the family.
     """
-    # statsmodels' multipletests collects garbage at every call: seconds of a page.
+    # Not by statsmodels' multipletests, which runs the garbage collector at every call.
     known = [i for i, p in enumerate(p_values) if p is not None and not math.isnan(p)]
     adjusted: list[float | None] = [None] * len(p_values)
     largest = 0.0

@@ -1,4 +1,4 @@
-"""Launcher that runs several jobs at once on this machine. Imports torch to count GPUs alone."""
+"""Launcher that runs several jobs at once on this machine. Imports torch only to count GPUs."""
 
 import io
 import logging

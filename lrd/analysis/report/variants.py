@@ -128,7 +128,7 @@ def _collect(names: Sequence[str], overrides: Sequence[str], own: tuple[str, ...
         cells = [cell for table in tables_of(study).values() for cell in table.cells()]
         curves = [curve for figure in study.figures.values() for curve in figure.curves()]
         cells += [curve.cell for curve in curves]
-        for cell in dict.fromkeys([*cells, *_further_cells(study)]):
+        for cell in dict.fromkeys([*study.cells(), *_test_cells(study)]):
             try:
                 resolved = resolve_cell(cell, [*rest, *own])
             except ValueError:  # impossible under these settings; the section says why
@@ -139,12 +139,8 @@ def _collect(names: Sequence[str], overrides: Sequence[str], own: tuple[str, ...
     return found
 
 
-def _further_cells(study: Study) -> Iterator[CellSpec]:
-    """Yield the configurations of claims, and of the tests of tables that choose settings."""
-    for claim in study.claims:
-        for rule in claim.rules:
-            for pair in rule.pairs:
-                yield from pair.cells
+def _test_cells(study: Study) -> Iterator[CellSpec]:
+    """Yield the configurations of the tests of tables that choose settings."""
     for table in study.tables.values():
         if table.selection:
             for cell in table.cells():
