@@ -28,11 +28,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def body() -> None:
         from lrd.analysis.frames import locate_run
-        from lrd.loggers.images import read_image_file, save_image
+        from lrd.loggers.images import save_image
         from lrd.training.trained import load_trained, predict_image
+        from tasks.data.labeled_images import read_image
 
         trained = load_trained(locate_run(args.runs, args.run))
-        images = [(Path(name), read_image_file(name)) for name in args.images]
+        images = [(Path(name), read_image(Path(name).expanduser())) for name in args.images]
         out, seen = Path(args.out).expanduser(), dict[str, int]()
         for path, image in images:
             found = predict_image(trained, image)

@@ -10,16 +10,17 @@ from torchvision import tv_tensors
 
 from lrd.task import Batch, ModelFactory, Prediction, Score, Setup, Step
 from tasks.data import augment, visualize
-from tasks.data.voc import Entry
+from tasks.data.labeled_images import Entry
 from tasks.image_task import ImageTask
 from tasks.metrics import AveragePrecision, RatioMetric
-from tasks.voc_boxes import Objects, VOCBoxes
+from tasks.voc_boxes import Boxes, Objects
 
 MIN_PREVIEW_SCORE = 0.5  # of the detections that sample predictions show
+MIN_CROPPED = 4  # sides of an image below it are not cropped: 0.3 of 3 pixels is none
 LOSS_NAMES = ("box_loss", "class_loss")
 
 
-class Detection(ImageTask[VOCBoxes]):
+class Detection(ImageTask[Boxes]):
     """SSD's box and class loss; mAP at IoU 0.5 in %, and the same losses on the evaluation data.
 
     A model has the ``size``, ``mean`` and ``std`` of its images. It maps normalized images
@@ -35,11 +36,11 @@ class Detection(ImageTask[VOCBoxes]):
 
     recipe: ClassVar[int] = 2
 
-    def __init__(self, setup: Setup, dataset: VOCBoxes, model: ModelFactory) -> None:
-        if not isinstance(dataset, VOCBoxes):
+    def __init__(self, setup: Setup, dataset: Boxes, model: ModelFactory) -> None:
+        if not isinstance(dataset, Boxes):
             raise ValueError(
                 f"dataset must hold images with boxes for this task, got {type(dataset).__name__}: "
-                "choose voc_det or shapes_det"
+                "choose voc_det, shapes_det or boxes"
             )
         super().__init__(setup, dataset)
         self._network = partial(model, classes=1 + len(dataset.classes))
@@ -62,7 +63,8 @@ class Detection(ImageTask[VOCBoxes]):
         self, image: Tensor, objects: Objects, train: bool
     ) -> tuple[Tensor, dict[str, Tensor]]:
         original = as_dict(objects, image.shape[-2:])
-        transform = self._augment if train else self._resize
+        is_cropped = train and min(image.shape[-2:]) >= MIN_CROPPED
+        transform = self._augment if is_cropped else self._resize
         resized, moved = transform(tv_tensors.Image(image), original)
         target = {name: value.as_subclass(Tensor) for name, value in moved.items()}
         if not train:

@@ -6,12 +6,12 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision import datasets
 from torchvision.transforms.v2 import functional as v2
 
 from lrd.task import Setup
+from tasks.data.labeled_images import read_image
 from tasks.images import Images
 
 TEST_FOLDERS = ("test", "val")
@@ -108,10 +108,5 @@ class ImageFolder(Images):
 
     def _read_image(self, path: str) -> Tensor:
         size = list(self.shape[1:])
-        try:
-            with Image.open(path) as image:
-                upright = ImageOps.exif_transpose(image).convert("RGB")
-        except (OSError, Image.DecompressionBombError) as error:
-            raise ValueError(f"{path} cannot be read: {error}") from error
-        pixels = v2.pil_to_tensor(upright)
+        pixels = read_image(Path(path))
         return v2.center_crop(v2.resize_image(pixels, size[:1], antialias=True), size)

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from lrd.task import Batch, Setup, Task, epoch_order, shard
 from tasks.data.dataloader import SampleKey, SeededDataLoader
-from tasks.data.voc import VOC, Entry
+from tasks.data.labeled_images import Entry, LabeledImages
 
 NUM_PREVIEWS = 6  # evaluation images for sample predictions
 
-D = TypeVar("D", bound=VOC)
+D = TypeVar("D", bound=LabeledImages)
 
 
 class ImageTask(Task, Generic[D]):

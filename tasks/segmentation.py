@@ -12,14 +12,15 @@ from torchvision.transforms.v2 import functional as v2
 
 from lrd.task import Batch, ModelFactory, Prediction, Score, Setup, Step
 from tasks.data import augment, visualize
-from tasks.data.voc import VOID, Entry
+from tasks.data.labeled_images import Entry
+from tasks.data.voc import VOID
 from tasks.image_task import ImageTask
 from tasks.inference import EVAL_MODES, predict_probabilities
 from tasks.metrics import IoU
-from tasks.voc_masks import VOCMasks
+from tasks.voc_masks import Masks
 
 
-class Segmentation(ImageTask[VOCMasks]):
+class Segmentation(ImageTask[Masks]):
     """Cross entropy per pixel with an auxiliary loss; mean IoU and pixel accuracy in %.
 
     A model maps images to ``{"out": logits}`` of the images' size, in training also to ``"aux"``,
@@ -42,12 +43,12 @@ class Segmentation(ImageTask[VOCMasks]):
     drop_last = True
 
     def __init__(
-        self, setup: Setup, dataset: VOCMasks, model: ModelFactory, aux_weight: float = 0.4
+        self, setup: Setup, dataset: Masks, model: ModelFactory, aux_weight: float = 0.4
     ) -> None:
-        if not isinstance(dataset, VOCMasks):
+        if not isinstance(dataset, Masks):
             raise ValueError(
                 f"dataset must hold images with masks for this task, got {type(dataset).__name__}: "
-                "choose voc_seg or shapes_seg"
+                "choose voc_seg, shapes_seg or masks"
             )
         if aux_weight < 0:
             raise ValueError(f"task.aux_weight must be at least 0, got {aux_weight}")

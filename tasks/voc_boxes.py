@@ -1,6 +1,8 @@
 """Images with boxes: VOC07 and VOC12, and the synthetic shapes."""
 
+import math
 import xml.etree.ElementTree as ET
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +13,24 @@ from torch import Tensor
 from torchvision.datasets import VOCDetection
 
 from lrd.task import Setup
+from tasks.data.labeled_images import (
+    Entry,
+    LabeledImages,
+    image_size,
+    read_image,
+    read_names,
+    unreadable,
+)
 from tasks.data.synthetic_shapes import SHAPE_CLASSES, shapes_root
-from tasks.data.voc import VOC, Entry, make_entries, read_image, voc_archive
+from tasks.data.voc import VOC, voc_archive
+
+# What is counted of annotations, and what the line on the data says of it.
+CUT, OUTSIDE, OTHER_SIZE = "boxes cut at the edge", "boxes outside", "sizes that disagree"
+NOTES = {
+    CUT: "boxes are cut at the edge of their image",
+    OUTSIDE: "boxes outside their image are left out",
+    OTHER_SIZE: "annotations have another size than their image",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +47,74 @@ class Objects:
     difficult: Tensor
 
 
-class VOCBoxes(VOC):
+class Boxes(LabeledImages):
+    """Images with VOC's annotations, an XML file each. Training includes difficult objects.
+
+    The image's size counts, not the annotated one. A box over the image's edge is cut there, and
+    left out if nothing remains. Names of elements count without their namespace.
+    """
+
+    eval_split = "test"
+
+    def notes(self) -> str:
+        found = [f"; {self.found[key]:,} {text}" for key, text in NOTES.items() if self.found[key]]
+        return super().notes() + "".join(found)
+
+    def verify(self, entry: Entry) -> None:
+        self.found += self._objects(entry.target, image_size(entry.image))[1]
+
+    def read(self, entry: Entry) -> tuple[Tensor, Objects]:
+        """Return an image, uint8 (3, h, w), and its objects.
+
+        Raises:
+            ValueError: A file is not readable or has a wrong object.
+        """
+        image = read_image(entry.image)
+        return image, self.objects(entry.target, image.shape[-2:])
+
+    def objects(self, path: Path, size: Sequence[float]) -> Objects:
+        """Read the annotation of an image of ``size`` (h, w)."""
+        return self._objects(path, size)[0]
+
+    def _objects(self, path: Path, size: Sequence[float]) -> tuple[Objects, Counter[str]]:
+        """Return the objects of an annotation, and what was found in it, by the keys of NOTES."""
+        try:
+            root = ET.parse(path).getroot()
+        except (OSError, LookupError, ValueError, ET.ParseError) as error:
+            raise unreadable(path, error) from error
+        if _tag(root) != "annotation":
+            raise ValueError(f"{path} must be an <annotation> of VOC, got <{_tag(root)}>")
+        height, width = size
+        sides = [_text(root, f"size/{side}") or "0" for side in ("height", "width")]
+        found = Counter({OTHER_SIZE: int(_is_other_size(sides, size))})
+        kept = []
+        for item in root.findall("{*}object"):
+            label, difficult = self._label(path, item), _is_difficult(path, item)
+            left, top, right, bottom = whole = _box(path, item)
+            box = [max(left, 0.0), max(top, 0.0), min(right, width), min(bottom, height)]
+            if box[0] >= box[2] or box[1] >= box[3]:
+                found[OUTSIDE] += 1
+                continue
+            found[CUT] += box != whole
+            kept.append((box, label, difficult))
+        boxes, labels, hard = zip(*kept, strict=True) if kept else ((), (), ())
+        objects = Objects(
+            torch.tensor(boxes, dtype=torch.float32).view(-1, 4),
+            torch.tensor(labels, dtype=torch.int64),
+            torch.tensor(hard, dtype=torch.bool),
+        )
+        return objects, found
+
+    def _label(self, path: Path, item: ET.Element) -> int:
+        name = _text(item, "name")
+        if name not in self.classes:
+            raise ValueError(f"{path} must name one of {', '.join(self.classes)}, got {name!r}")
+        return self.classes.index(name) + 1
+
+
+class VOCBoxes(VOC, Boxes):
     """VOC07 trainval, 5,011 images, or 16,551 with VOC12 trainval; VOC07 test, 4,952 images, for
-    evaluation. Training includes difficult objects.
+    evaluation.
 
     Args:
         setup: Gives the seed, the root folder and whether to download.
@@ -43,7 +126,6 @@ class VOCBoxes(VOC):
 
     recipe: ClassVar[int] = 1
 
-    eval_split = "test"
     counts: ClassVar[dict[tuple[str, str], int]] = {
         ("2007", "trainval"): 5011,
         ("2012", "trainval"): 11540,
@@ -53,87 +135,33 @@ class VOCBoxes(VOC):
     def __init__(
         self, setup: Setup, name: str, voc12: bool = True, partial: bool = False, holdout: int = 0
     ) -> None:
-        super().__init__(setup, name, partial, holdout)
-        self.voc12 = voc12
+        super().__init__(setup, name, holdout)
+        self.voc12, self.partial = voc12, partial
 
-    def splits(self) -> tuple[list[Entry], list[Entry]]:
-        """Return the training and the evaluation entries, sorted by name within a year.
-
-        Reads all annotations, in some seconds, so that a wrong one raises before training.
-        """
+    def lists(self) -> tuple[list[Entry], list[Entry]]:
+        """Return the training and the evaluation entries, sorted by name within a year."""
         train = self._set("2007", "trainval")
         if self.voc12:
             train = train + self._set("2012", "trainval")
-        parts = self.split_holdout(train) if self.holdout else (train, self._set("2007", "test"))
-        for entry in (*parts[0], *parts[1]):
-            self.objects(entry.target)
-        return parts
+        return self.split_holdout(train) if self.holdout else (train, self._set("2007", "test"))
 
     def expected_counts(self) -> tuple[int, int]:
         years = ("2007", "2012") if self.voc12 else ("2007",)
         train = sum(self.counts[year, "trainval"] for year in years)
         return train, self.counts["2007", "test"]
 
-    def read(self, entry: Entry) -> tuple[Tensor, Objects]:
-        """Return an image, uint8 (3, h, w), and its objects.
-
-        Raises:
-            ValueError: A file is not readable or has a wrong object.
-        """
-        try:
-            image = read_image(entry.image)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{entry.image} cannot be read: {error}") from error
-        return image, self.objects(entry.target, image.shape[-2:])
-
-    def objects(self, path: Path, size: Sequence[float] | None = None) -> Objects:
-        """Read the annotation of an image of ``size`` (h, w), by default the annotated size."""
-        try:
-            root = ET.parse(path).getroot()
-            sides = [float(root.findtext(f"size/{side}") or "inf") for side in ("height", "width")]
-        except (OSError, ValueError, ET.ParseError) as error:
-            raise ValueError(f"{path} cannot be read: {error}") from error
-        size, found = size or sides, root.findall("object")
-        boxes = [self._box(path, item, size) for item in found]
-        labels = [self._label(path, item) for item in found]
-        difficult = [(item.findtext("difficult") or "0").strip() == "1" for item in found]
-        return Objects(
-            torch.tensor(boxes, dtype=torch.float32).view(-1, 4),
-            torch.tensor(labels, dtype=torch.int64),
-            torch.tensor(difficult, dtype=torch.bool),
-        )
-
-    def _label(self, path: Path, item: ET.Element) -> int:
-        name = (item.findtext("name") or "").strip()
-        if name not in self.classes:
-            raise ValueError(f"{path} must name one of {', '.join(self.classes)}, got {name!r}")
-        return self.classes.index(name) + 1
-
-    def _box(self, path: Path, item: ET.Element, size: Sequence[float]) -> list[float]:
-        texts = [item.findtext(f"bndbox/{edge}") for edge in ("xmin", "ymin", "xmax", "ymax")]
-        try:
-            x1, y1, x2, y2 = (float(text or "") for text in texts)
-        except ValueError as error:
-            raise ValueError(
-                f"{path} must have four numbers in each bndbox, got {texts}"
-            ) from error
-        height, width = size
-        if not (1 <= x1 <= x2 <= width and 1 <= y1 <= y2 <= height):
-            raise ValueError(
-                f"{path} must have boxes inside 1 ... {width:g} x 1 ... {height:g}, not empty, got "
-                f"{x1:g} {y1:g} {x2:g} {y2:g}"
-            )
-        return [x1 - 1, y1 - 1, x2, y2]
-
     def _set(self, year: str, image_set: str) -> list[Entry]:
         source = voc_archive("2007-test" if image_set == "test" else year)
-        file = self.root / "VOCdevkit" / f"VOC{year}" / "ImageSets" / "Main" / f"{image_set}.txt"
-        fetch = self.setup.download and not file.is_file()
+        folder = self.root / "VOCdevkit" / f"VOC{year}"
+        file = folder / "ImageSets" / "Main" / f"{image_set}.txt"
         try:
-            data = VOCDetection(str(self.root), year, image_set, download=fetch)
+            if self.setup.download and not file.is_file():
+                VOCDetection(str(self.root), year, image_set, download=True)
+            names = read_names(file)
         except (OSError, RuntimeError) as error:
             raise self.missing_error(f"{file} is missing", source, error=error) from error
-        entries = sorted(make_entries(data.images, data.annotations), key=lambda e: e.name)
+        images, labels = folder / "JPEGImages", folder / "Annotations"
+        entries = [Entry(n, images / f"{n}.jpg", labels / f"{n}.xml") for n in sorted(names)]
         return self.available(entries, self.counts[year, image_set], source)
 
 
@@ -152,3 +180,51 @@ class ShapesBoxes(VOCBoxes):
     @property
     def root(self) -> Path:
         return shapes_root()
+
+
+def _tag(element: ET.Element) -> str:
+    return element.tag.rpartition("}")[2]
+
+
+def _text(element: ET.Element, path: str) -> str:
+    """Return the text at ``path`` below an element, in any namespace; empty if there is none."""
+    found = "/".join(f"{{*}}{name}" for name in path.split("/"))
+    return (element.findtext(found) or "").strip()
+
+
+def _is_other_size(sides: Sequence[str], size: Sequence[float]) -> bool:
+    """Return whether the annotated height and width are stated and are not the image's."""
+    try:
+        stated = [float(side) for side in sides]
+    except ValueError:
+        return True
+    return stated != [0, 0] and stated != list(size)
+
+
+def _is_difficult(path: Path, item: ET.Element) -> bool:
+    """Return whether ``difficult`` is true or a number other than 0; without it, false."""
+    text = _text(item, "difficult").lower()
+    if text in ("", "false", "true"):
+        return text == "true"
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if math.isnan(number):
+        raise ValueError(f"{path} must have 0, 1, true or false as difficult, got {text!r}")
+    return number != 0
+
+
+def _box(path: Path, item: ET.Element) -> list[float]:
+    """Return x1, y1, x2, y2 of an object, before it is cut."""
+    texts = [_text(item, f"bndbox/{edge}") for edge in ("xmin", "ymin", "xmax", "ymax")]
+    try:
+        x1, y1, x2, y2 = edges = [float(text) for text in texts]
+    except ValueError as error:
+        raise ValueError(f"{path} must have four numbers in each bndbox, got {texts}") from error
+    if not all(map(math.isfinite, edges)) or x1 > x2 or y1 > y2:
+        raise ValueError(
+            f"{path} must have boxes of finite numbers, xmin up to xmax and ymin up to ymax, got "
+            f"{x1:g} {y1:g} {x2:g} {y2:g}"
+        )
+    return [x1 - 1, y1 - 1, x2, y2]

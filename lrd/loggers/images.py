@@ -28,7 +28,7 @@ class ImageLogger(Logger):
 def read_images(folder: Path, epoch: int) -> dict[str, Any]:
     """Return the images of an epoch that :class:`ImageLogger` wrote, as it got them."""
     paths = sorted(folder.glob(f"pictures/*/epoch{epoch:04}.png"))
-    return {unquote(path.parent.name): read_image_file(path) for path in paths}
+    return {unquote(path.parent.name): _read_image(path) for path in paths}
 
 
 def _encode(name: str) -> str:
@@ -50,20 +50,10 @@ def to_image(tensor: Any) -> Any:
     return Image.fromarray((tensor if tensor.dim() == 2 else tensor.permute(1, 2, 0)).numpy())
 
 
-def read_image_file(path: str | Path) -> Any:
-    """Read an image file upright, as its EXIF orientation says, as uint8 (3, h, w) in RGB.
-
-    Raises:
-        ValueError: The file is missing or no image.
-    """
+def _read_image(path: Path) -> Any:
     import numpy as np
     import torch
-    from PIL import Image, ImageOps
+    from PIL import Image
 
-    try:
-        with Image.open(Path(path).expanduser()) as image:
-            pixels = np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, Image.DecompressionBombError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ValueError(f"IMAGE must be an image file, got {path}: {reason}") from error
-    return torch.from_numpy(pixels).permute(2, 0, 1)
+    with Image.open(path) as image:
+        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)

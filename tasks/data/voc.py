@@ -1,20 +1,13 @@
 """PASCAL VOC on disk: find the available images and name missing files."""
 
-import hashlib
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
-import torch
-from PIL import Image
-from torch import Tensor
 from torchvision.datasets.voc import DATASET_YEAR_DICT
-from torchvision.transforms.v2.functional import pil_to_tensor
 
-from lrd.rng import fold_key
-from lrd.task import Dataset, Setup
+from tasks.data.labeled_images import Entry, LabeledImages
 
 VOC_CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -38,19 +31,6 @@ def color_map() -> list[int]:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """An image file and the file of its labels."""
-
-    name: str
-    image: Path
-    target: Path
-
-    @property
-    def exists(self) -> bool:
-        return self.image.is_file() and self.target.is_file()
-
-
-@dataclass(frozen=True, slots=True)
 class Archive:
     """A published archive, by its file name and md5."""
 
@@ -66,27 +46,14 @@ def voc_archive(year: str) -> Archive:
     return Archive(DATASET_YEAR_DICT[year]["filename"], DATASET_YEAR_DICT[year]["md5"])
 
 
-class VOC(Dataset):
-    """Base of the VOC data sets.
+class VOC(LabeledImages):
+    """Base of the VOC data sets, before the class that reads their labels.
 
-    Args:
-        setup: Gives the seed, the root folder and whether to download.
-        name: The data set's name in messages.
-        partial: Use the available images instead of requiring all.
-        holdout: How many training images to hold out for evaluation.
+    ``partial``: use the available images instead of requiring all.
     """
 
-    classes: ClassVar[tuple[str, ...]] = VOC_CLASSES
-    eval_split: ClassVar[str]  # "validation" or "test", for messages
-
-    def __init__(self, setup: Setup, name: str, partial: bool = False, holdout: int = 0) -> None:
-        if holdout < 0:
-            raise ValueError(f"dataset.holdout must be at least 0, got {holdout}")
-        self.setup, self.name, self.partial, self.holdout = setup, name, partial, holdout
-
-    @abstractmethod
-    def splits(self) -> tuple[list[Entry], list[Entry]]:
-        """Return the training and the evaluation entries."""
+    classes: Sequence[str] = VOC_CLASSES
+    partial: bool = False
 
     @abstractmethod
     def expected_counts(self) -> tuple[int, int]:
@@ -97,24 +64,17 @@ class VOC(Dataset):
         """Return one line on how many of the expected images are used."""
         count, tested = self.expected_counts()
         kind = f"{self.holdout:,} held-out" if self.holdout else f"{tested:,} {self.eval_split}"
-        partial = "; dataset.partial=true" if self.partial else ""
         return (
             f"{self.name}: {train:,} of {count - self.holdout:,} training images and "
-            f"{evaluation:,} of {kind} images{partial}"
+            f"{evaluation:,} of {kind} images{self.notes()}"
         )
+
+    def notes(self) -> str:
+        return ("; dataset.partial=true" if self.partial else "") + super().notes()
 
     @property
     def root(self) -> Path:
         return Path(self.setup.root).expanduser()
-
-    def manifest(self) -> str | None:
-        """Return the number of images and a hash of the names and sizes of all files."""
-        used = {entry.name: entry for entries in self.splits() for entry in entries}
-        digest = hashlib.sha256()
-        for name, entry in sorted(used.items()):
-            sizes = entry.image.stat().st_size, entry.target.stat().st_size
-            digest.update(f"{name} {sizes}\n".encode())
-        return f"{len(used)} images, sha256:{digest.hexdigest()[:16]}"
 
     def available(self, entries: Sequence[Entry], count: int, source: Archive) -> list[Entry]:
         """Return the entries whose files exist.
@@ -156,28 +116,3 @@ class VOC(Dataset):
             f"{self.name}: {what}{of}: unpack {source} under data.root={self.root}, or set "
             f"data.download=true, which unpacks an archive in that folder or downloads it{partial}"
         )
-
-    def split_holdout(self, entries: list[Entry]) -> tuple[list[Entry], list[Entry]]:
-        """Return the remaining and the held-out training entries; the seed selects them."""
-        if self.holdout >= len(entries):
-            raise ValueError(
-                f"dataset.holdout must be below the {len(entries)} training images of "
-                f"{self.name}, got {self.holdout}"
-            )
-        generator = torch.Generator().manual_seed(fold_key("holdout", self.setup.seed))
-        order = torch.randperm(len(entries), generator=generator).tolist()
-        held = set(order[: self.holdout])
-        rest = [entry for i, entry in enumerate(entries) if i not in held]
-        return rest, [entry for i, entry in enumerate(entries) if i in held]
-
-
-def make_entries(images: Sequence[str], targets: Sequence[str]) -> list[Entry]:
-    """Return the entries of a torchvision VOC data set, given its two lists of files."""
-    pairs = zip(map(Path, images), map(Path, targets), strict=True)
-    return [Entry(image.stem, image, target) for image, target in pairs]
-
-
-def read_image(path: Path) -> Tensor:
-    """Read an image as uint8 (3, h, w), by Pillow, because torchvision is to drop its decoders."""
-    with Image.open(path) as image:
-        return pil_to_tensor(image.convert("RGB"))

@@ -7,6 +7,8 @@ import numpy as np
 from PIL import Image
 from scipy.io import savemat
 
+from tasks.data.voc import color_map
+
 
 def write_lists(folder: Path, **lists: Iterable[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
@@ -22,8 +24,7 @@ def picture(path: Path, size: tuple[int, int] = (20, 30), gray: int = 100) -> No
 def mask(path: Path, labels: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(labels.astype(np.uint8)).convert("L")
-    image = image.convert("P")
-    image.putpalette(list(range(256)) * 3)
+    image.putpalette(color_map())
     image.save(path)
 
 

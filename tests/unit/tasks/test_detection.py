@@ -21,11 +21,12 @@ from lrd.task import Batch, Setup, epoch_order
 from lrd.training import builder
 from tasks.data import augment
 from tasks.data.dataloader import seeded_rng
+from tasks.data.labeled_images import Entry
 from tasks.data.visualize import draw_boxes
-from tasks.data.voc import Entry
 from tasks.detection import Detection
 from tasks.models.ssd import SSDLite320MobileNet
 from tasks.voc_boxes import ShapesBoxes, VOCBoxes
+from tests.helpers import voc_layout
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -169,6 +170,21 @@ def test_what_lies_outside_a_zoomed_out_image_keeps_the_mean_color():
         corners = image[:, [0, 0, -1, -1], [0, -1, 0, -1]].T.tolist()
         zoomed_out += corners.count(augment.MEAN_PIXEL) > 1
     assert 15 < zoomed_out < 35
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1), (3, 7), (2, 2)])
+def test_images_of_few_pixels_are_trained_on(tmp_path: Path, size: tuple[int, int]):
+    height, width = size
+    folder = voc_layout.boxes(tmp_path, "2007", trainval="a", test="a")
+    voc_layout.picture(folder / "JPEGImages" / "a.jpg", size)
+    voc_layout.annotation(folder / "Annotations" / "a.xml", ("cat", 1, 1, width, height))
+    setup = Setup(batch_size=1, root=str(tmp_path))
+    of = Detection(setup, VOCBoxes(setup, "few", voc12=False, partial=True), Knowing)
+    of.model()
+    for epoch in range(8):
+        (batch,) = of.train_batches(epoch)
+        assert batch.inputs.shape == (1, 3, 64, 64) and len(batch.targets[0]["boxes"]) == 1
+    assert evaluated(of)["test_map"] == 100
 
 
 def evaluated(of: Detection) -> dict[str, float]:

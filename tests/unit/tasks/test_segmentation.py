@@ -22,8 +22,8 @@ from lrd.runs.store import find_runs
 from lrd.task import Setup, epoch_order
 from lrd.training import builder
 from tasks.data import augment
+from tasks.data.labeled_images import Entry
 from tasks.data.visualize import colorize
-from tasks.data.voc import Entry
 from tasks.models.pspnet import PSPNet18
 from tasks.segmentation import Segmentation
 from tasks.voc_masks import ShapesMasks, VOCMasks

@@ -83,11 +83,10 @@ def test_an_image_may_have_no_objects(root: Path):
 @pytest.mark.parametrize(
     "thing, line",
     [
-        (("cat", 0, 1, 5, 5), r"must have boxes inside 1 ... 30 x 1 ... 20, .*got 0 1 5 5"),
-        (("cat", 1, 1, 31, 5), "got 1 1 31 5"),
-        (("cat", 6, 1, 5, 5), "not empty, got 6 1 5 5"),
-        (("cat", 1, 1, 5, 21), "got 1 1 5 21"),
-        (("cat", 1, 1, 5, "nan"), "got 1 1 5 nan"),
+        (("cat", 6, 1, 5, 5), "xmin up to xmax and ymin up to ymax, got 6 1 5 5"),
+        (("cat", 1, 7, 5, 6), "got 1 7 5 6"),
+        (("cat", 1, 1, 5, "nan"), "must have boxes of finite numbers, .*got 1 1 5 nan"),
+        (("cat", 1, 1, "inf", 5), "got 1 1 inf 5"),
         (("cat", 1, 1, "five", 5), "must have four numbers in each bndbox, got "),
         (("unicorn", 1, 1, 5, 5), "must name one of aeroplane, .*, got 'unicorn'"),
     ],
@@ -104,7 +103,7 @@ def test_a_wrong_annotation_is_one_line_that_names_the_file(root: Path, thing: A
 def test_wrong_annotations_are_found_before_anything_is_trained(root: Path):
     entry = data(root).splits()[0][4]
     voc_layout.annotation(entry.target, ("cat", 9, 1, 5, 5))
-    with pytest.raises(ValueError, match=r"e\.xml .*not empty, got 9 1 5 5"):
+    with pytest.raises(ValueError, match=r"e\.xml .*got 9 1 5 5"):
         data(root).splits()
 
 
@@ -135,3 +134,98 @@ def test_every_real_annotation_is_read_and_its_boxes_are_its_numbers(real_data: 
             counted += 1
     assert counted > 1500
     assert "422 of 5,011 training images and 210 of 4,952 test images" in of.describe(422, 210)
+
+
+def test_a_box_over_the_edge_is_cut_there_and_one_outside_left_out(root: Path):
+    entry = data(root).splits()[0][0]
+    things = {
+        ("cat", 0, 1, 5, 5): [0, 0, 5, 5],
+        ("dog", 20, -3, 31, 5): [19, 0, 30, 5],
+        ("cow", 1, 1, 30, 20): [0, 0, 30, 20],
+        ("sheep", 31, 1, 40, 5): None,
+        ("bird", -9, 1, 0, 5): None,
+        ("person", -1e9, -1e9, 1e9, 1e9): [0, 0, 30, 20],
+    }
+    voc_layout.annotation(entry.target, *things)
+    of = data(root)
+    assert len(of.splits()[0]) == 5
+    _, objects = of.read(entry)
+    assert objects.boxes.tolist() == [box for box in things.values() if box]
+    names = [of.classes[i - 1] for i in objects.labels.tolist()]
+    assert names == ["cat", "dog", "cow", "person"] and len(objects.difficult) == 4
+    assert of.describe(5, 2).endswith(
+        "; 3 boxes are cut at the edge of their image; 2 boxes outside their image are left out"
+    )
+    assert "cut" not in data(root, holdout=1).describe(4, 1)  # nothing is counted before it is read
+
+
+def edited(path: Path, *changes: tuple[str, str]) -> None:
+    text = path.read_text()
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    path.write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        *((text, True) for text in ("1", "true", "True", " TRUE ", "1.0", "2", "-1")),
+        *((text, False) for text in ("0", "false", "False", "0.0", "", "  ")),
+    ],
+)
+def test_difficult_is_true_or_a_number_other_than_0(root: Path, text: str, expected: bool):
+    of = data(root)
+    entry = of.splits()[0][0]
+    edited(entry.target, ("<difficult>0<", f"<difficult>{text}<"))
+    assert of.read(entry)[1].difficult.tolist() == [expected]
+    edited(entry.target, (f"<difficult>{text}</difficult>", ""))
+    assert of.read(entry)[1].difficult.tolist() == [False]
+
+
+@pytest.mark.parametrize("text", ["yes", "nan", "1 0"])
+def test_another_difficult_is_one_line(root: Path, text: str):
+    entry = data(root).splits()[0][0]
+    edited(entry.target, ("<difficult>0<", f"<difficult>{text}<"))
+    with pytest.raises(
+        ValueError, match=rf"a\.xml must have 0, 1, true or .*difficult, got '{text}'"
+    ):
+        data(root).splits()
+
+
+def test_elements_count_in_any_namespace(root: Path):
+    entry = data(root).splits()[0][0]
+    for changes in (
+        [("<annotation>", '<annotation xmlns="http://example.org/voc">')],
+        [("<annotation", "<v:annotation"), ("annotation xmlns", "annotation xmlns:v"),
+         ("</annotation", "</v:annotation"), ("<object>", '<object xmlns="urn:other">')],
+    ):  # fmt: skip
+        edited(entry.target, *changes)
+        _, objects = data(root).read(entry)
+        assert objects.boxes.tolist() == [[0, 0, 30, 20]] and objects.labels.tolist() == [8]
+
+
+def test_another_document_is_refused(root: Path):
+    entry = data(root).splits()[0][0]
+    entry.target.write_text("<annotations><image/></annotations>")
+    with pytest.raises(ValueError, match=r"a\.xml must be an <annotation> .* got <annotations>"):
+        data(root).splits()
+
+
+@pytest.mark.parametrize(("width", "said"), [("30", False), ("0", False), ("60", True), ("", True)])
+def test_the_image_counts_where_the_annotated_size_disagrees(root: Path, width: str, said: bool):
+    entry = data(root).splits()[0][0]
+    height = 0 if width == "0" else 20  # as some tools write it: unknown
+    size = f"<size><width>{width}</width><height>{height}</height></size>"
+    edited(entry.target, ("<object>", f"{size}<object>"), ("<xmax>30", "<xmax>45"))
+    of = data(root)
+    of.splits()
+    assert of.read(entry)[1].boxes.tolist() == [[0, 0, 30, 20]]
+    assert ("; 1 annotations have another size" in of.describe(5, 2)) == said
+
+
+def test_a_list_of_a_class_is_refused(root: Path):
+    file = root / "VOCdevkit" / "VOC2007" / "ImageSets" / "Main" / "trainval.txt"
+    file.write_text("a  1\nb -1\n")
+    with pytest.raises(ValueError, match=r"Main/trainval\.txt must hold one name per line, got 'a"):
+        data(root, partial=True).splits()

@@ -2,9 +2,11 @@
 
 import os
 import random
+import struct
 import tarfile
 from pathlib import Path
 from typing import Any
+from zlib import compress, crc32
 
 import numpy as np
 import pytest
@@ -67,6 +69,9 @@ def test_the_join_of_the_official_lists_is_the_published_list_of_10582(tmp_path:
         def available(self, entries: Any, count: int, source: Any) -> Any:
             assert len(entries) == count
             return list(entries)
+
+        def verify(self, entry: Any) -> None:
+            pass  # there are no files
 
     base = tmp_path / "VOCdevkit" / "VOC2012"
     voc_layout.write_lists(base / "ImageSets" / "Segmentation", train=own, val=val)
@@ -167,7 +172,7 @@ def test_what_cannot_be_read_is_one_line_that_names_the_file(root: Path):
     of = data(root)
     entry = of.splits()[0][0]
     entry.image.write_bytes(b"no jpeg")
-    with pytest.raises(ValueError, match=r"a\.jpg or .*a\.png cannot be read") as error:
+    with pytest.raises(ValueError, match=r"a\.jpg cannot be read") as error:
         of.read(entry)
     assert "\n" not in str(error.value)
     voc_layout.picture(entry.image, (20, 31))
@@ -209,3 +214,130 @@ def test_a_mask_of_bytes_without_a_palette_is_read_too(root: Path):
     entry = of.splits()[0][0]
     Image.fromarray(np.full((20, 30), 3, np.uint8), "L").save(entry.target)
     assert torch.equal(of.read(entry)[1], torch.full((20, 30), 3, dtype=torch.uint8))
+
+
+VOC_COLORS = {0: (0, 0, 0), 1: (128, 0, 0), 15: (192, 128, 128), 255: (224, 224, 192)}  # devkit
+
+
+def paletted(path: Path, labels: np.ndarray, colors: dict[int, tuple[int, ...]]) -> None:
+    image = Image.fromarray(labels.astype(np.uint8))
+    image.putpalette([v for i in range(max(colors) + 1) for v in colors.get(i, (9, 9, 9))])
+    image.save(path)
+
+
+def test_a_palette_has_vocs_colors_for_the_labels_that_are_used(root: Path):
+    of = data(root)
+    entry = of.splits()[0][0]
+    labels = np.zeros((20, 30))
+    labels[3:9, 4:8], labels[3, 4:8] = 15, 255
+    paletted(entry.target, labels, VOC_COLORS)
+    assert (of.read(entry)[1].numpy() == labels).all()
+    # An editor that saves VOC's mask with as many colors as it uses.
+    with Image.open(entry.target) as mask:
+        mask.convert("RGB").quantize(3).save(entry.target)
+    with pytest.raises(ValueError, match=r"a\.png must have VOC's colors in its palette, got") as e:
+        of.read(entry)
+    assert "for label" in str(e.value) and "which is (" in str(e.value)
+    paletted(entry.target, labels == 15, {0: (0, 0, 0), 1: (192, 128, 128)})
+    with pytest.raises(ValueError, match=r"\(192, 128, 128\) for label 1, which is \(128, 0, 0\)"):
+        of.read(entry)
+    paletted(entry.target, labels, {i: (i, i, i) for i in range(256)})  # gray
+    assert (of.read(entry)[1].numpy() == labels).all()
+    entry.target.write_bytes(png(labels.astype(int), 8, palette=bytes(6)))  # no colors from 2 on
+    assert (of.read(entry)[1].numpy() == labels).all()
+
+
+def test_a_palette_of_other_classes_may_have_any_colors(root: Path):
+    class Own(Few):
+        classes = ("cat", "dog")
+
+    of = data(root, Own)
+    entry = of.splits()[0][0]
+    labels = np.zeros((20, 30))
+    labels[5:9] = 2
+    paletted(entry.target, labels, {0: (255, 255, 255), 2: (1, 2, 3)})
+    assert (of.read(entry)[1].numpy() == labels).all()
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
+def test_gray_masks_of_any_depth_hold_their_numbers(root: Path, bits: int):
+    """Written byte by byte: Pillow writes gray of 1, 8 and 16 bits only."""
+    of = data(root)
+    entry = of.splits()[0][0]
+    labels = np.zeros((20, 30), int)
+    labels[4:9, 3:8] = top = min(2**bits - 1, 20)
+    entry.target.write_bytes(png(labels, bits))
+    assert (of.read(entry)[1].numpy() == labels).all() and top in (1, 3, 15, 20)
+    if bits == 16:
+        entry.target.write_bytes(png(labels * 257, 16))  # 257 is 1 in 8 bits
+        with pytest.raises(ValueError, match=r"a\.png must hold labels of 0 to 20.*got 5140"):
+            of.read(entry)
+
+
+def png(values: np.ndarray, bits: int, palette: bytes = b"") -> bytes:
+    """A PNG of gray, or with a palette, by its specification."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", crc32(kind + body))
+
+    height, width = values.shape
+    places = np.arange(bits)[::-1]
+    rows = (values[:, :, None] >> places & 1).reshape(height, -1).astype(np.uint8)
+    lines = b"".join(b"\0" + np.packbits(row).tobytes() for row in rows)
+    header = struct.pack(">IIBBBBB", width, height, bits, 3 if palette else 0, 0, 0, 0)
+    colors = [(b"PLTE", palette)] if palette else []
+    parts = [(b"IHDR", header), *colors, (b"IDAT", compress(lines)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "F"])
+def test_a_mask_of_colors_or_fractions_is_found_before_training(root: Path, mode: str):
+    entry = data(root).splits()[0][1]
+    entry.target.unlink()
+    path = entry.target.with_suffix(".tif")  # a suffix for Pillow to save fractions
+    Image.new(mode, (30, 20)).save(path)
+    path.rename(entry.target)
+    line = f"c.png cannot be read: a mask must have one label per pixel.*mode {mode}"
+    with pytest.raises(ValueError, match=line) as error:
+        data(root).splits()
+    assert "\n" not in str(error.value)
+
+
+def test_a_mask_has_the_size_of_the_upright_image(root: Path):
+    entry = data(root).splits()[0][0]
+    for size, orientation, fits in (((30, 20), 1, True), ((30, 20), 6, False), ((20, 30), 8, True)):
+        image = Image.new("RGB", size)
+        exif = image.getexif()
+        exif[0x0112] = orientation
+        image.save(entry.image, exif=exif)
+        of = data(root)
+        if fits:
+            of.splits()
+            assert of.read(entry)[0].shape == (3, 20, 30)
+        else:
+            with pytest.raises(
+                ValueError, match=r"a\.png must have the size of its image, \(30, 2"
+            ):
+                of.splits()
+
+
+def test_damaged_labels_of_sbd_are_one_line(root: Path):
+    of = data(root)
+    entry = next(entry for entry in of.splits()[0] if entry.name == "d")
+    whole = entry.target.read_bytes()
+    for content in (b"", b"no labels", whole[: len(whole) // 2]):
+        entry.target.write_bytes(content)
+        with pytest.raises(ValueError, match=r"d\.mat cannot be read: ") as error:
+            of.read(entry)
+        assert "\n" not in str(error.value)
+
+
+def test_a_list_of_a_class_and_names_that_stand_twice_are_refused(root: Path):
+    folder = root / "VOCdevkit" / "VOC2012" / "ImageSets" / "Segmentation"
+    for text, line in (
+        ("a 1\nb -1\n", "one name per line, got 'a 1'"),
+        ("a\na\n", "got a 2 times"),
+    ):
+        (folder / "train.txt").write_text(text)
+        with pytest.raises(ValueError, match=rf"Segmentation/train\.txt must .*{line}"):
+            data(root, partial=True).splits()

@@ -12,10 +12,10 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import lrd
-from lrd.loggers.images import read_image_file
 from lrd.runs.store import Run, find_runs, open_run
 from lrd.training.trained import evaluate_run, load_trained, predict_image
 from scripts import evaluate, predict
+from tasks.data.labeled_images import read_image
 
 DIGITS = ("train.epochs=2", "model.hidden=[32]", "train.threads=1")
 SHAPES = (
@@ -256,7 +256,7 @@ def test_predictions_of_pixels(cli):
     entry = loaded.task.entries["eval"][0]  # type: ignore[attr-defined]
     assert predict.main([str(run.folder), str(entry.image)]) == 0
     mask = np.array(Image.open(f"predictions/{entry.name}_mask.png"))
-    image = read_image_file(entry.image)
+    image = read_image(entry.image)
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     pixels = ((image / 255).movedim(0, -1) - mean) / std
     with torch.no_grad():
@@ -292,22 +292,12 @@ def test_predictions_of_boxes(cli):
         assert drawn.size == (200, 100)
 
 
-def test_images_are_read_upright(tmp_path: Path):
-    image = Image.fromarray(np.arange(24, dtype=np.uint8).reshape(4, 6) * 10)
-    exif = image.getexif()
-    exif[0x0112] = 6  # the camera was turned: show the image turned by 90 degrees clockwise
-    image.save(tmp_path / "turned.png", exif=exif)
-    found = read_image_file(tmp_path / "turned.png")
-    expected = np.rot90(np.arange(24).reshape(4, 6) * 10, k=-1)
-    assert found.shape == (3, 6, 4) and (found[0].numpy() == expected).all()
-
-
 def test_what_cannot_be_predicted_is_one_line(cli, digits: Run, capfd: pytest.CaptureFixture[str]):
     Path("notes.txt").write_text("no image")
     assert predict.main([str(digits.folder), "notes.txt"]) == 2
-    assert "IMAGE must be an image file, got notes.txt" in line(capfd)
+    assert "notes.txt cannot be read: cannot identify image file" in line(capfd)
     assert predict.main([str(digits.folder), "missing.png"]) == 2
-    assert "got missing.png: No such file" in line(capfd)
+    assert "missing.png cannot be read: No such file" in line(capfd)
     assert not Path("predictions").exists()
     toy = trained(cli, "task=toy", "train.max_steps=2", "dataset.drawn=3")
     with pytest.raises(ValueError, match=r"Trajectories has no method predict|has no method"):
