@@ -1,6 +1,7 @@
 """The contract between the training loop and a task."""
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -102,6 +103,15 @@ class Prediction:
     images: dict[str, Tensor] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What is wrong with data (``what`` names the file), and the ``effect`` on training; None: it
+    stops."""
+
+    what: str
+    effect: str | None = None
+
+
 class Dataset:
     """Base of the classes that ``dataset=`` may name: ``Dataset(setup, name=..., **settings)``.
 
@@ -116,6 +126,11 @@ class Dataset:
             ValueError: Data are missing.
         """
         return None
+
+    def check(self, counts: Counter[str]) -> Iterator[Problem]:
+        """Read all data as training and evaluation do. Yield what is wrong with single files, and
+        add what was read to ``counts``. By default nothing: the task's own reading finds it."""
+        yield from ()
 
 
 class Task(ABC):

@@ -1,7 +1,8 @@
 """Images in folders, one per class, as torchvision's ImageFolder reads them."""
 
 import hashlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from torch import Tensor
 from torchvision import datasets
 from torchvision.transforms.v2 import functional as v2
 
-from lrd.task import Setup
+from lrd.task import Problem, Setup
 from tasks.data.labeled_images import read_image
 from tasks.images import Images
 
@@ -77,6 +78,21 @@ class ImageFolder(Images):
         files = self._files(train)
         images = torch.stack([self._read_image(path) for path, _ in files.samples])
         return images, torch.tensor(files.targets)
+
+    def check(self, counts: Counter[str]) -> Iterator[Problem]:
+        for part in ("training",) if self.holdout else ("training", "evaluation"):
+            try:
+                files = self._files(part == "training")
+            except ValueError as error:
+                yield Problem(str(error))
+                continue
+            for path, label in files.samples:
+                counts[f"{part} images"] += 1
+                counts[f"{part} images of {self.names[label]}"] += 1
+                try:
+                    self._read_image(path)
+                except ValueError as error:
+                    yield Problem(str(error))
 
     def manifest(self) -> str:
         """Return a hash of the names and sizes of all files."""

@@ -3,7 +3,8 @@
 import hashlib
 import pickle
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,7 +17,7 @@ from torchvision.datasets import mnist
 from torchvision.datasets.utils import check_integrity, download_and_extract_archive
 
 from lrd.rng import fold_key, random_bits
-from lrd.task import Dataset, Setup
+from lrd.task import Dataset, Problem, Setup
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,13 @@ class Images(Dataset):
         Raises:
             ValueError: A file is missing or damaged.
         """
+
+    def check(self, counts: Counter[str]) -> Iterator[Problem]:
+        for part in ("training",) if self.holdout else ("training", "evaluation"):
+            try:
+                counts[f"{part} images"] = len(self.read(part == "training")[0])
+            except ValueError as error:
+                yield Problem(str(error))
 
     def manifest(self) -> str | None:
         """Return a hash of all images and labels."""

@@ -3,7 +3,7 @@
 import math
 import xml.etree.ElementTree as ET
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torchvision.datasets import VOCDetection
 
-from lrd.task import Setup
+from lrd.task import Problem, Setup
 from tasks.data.labeled_images import (
     Entry,
     LabeledImages,
@@ -24,12 +24,12 @@ from tasks.data.labeled_images import (
 from tasks.data.synthetic_shapes import SHAPE_CLASSES, shapes_root
 from tasks.data.voc import VOC, voc_archive
 
-# What is counted of annotations, and what the line on the data says of it.
-CUT, OUTSIDE, OTHER_SIZE = "boxes cut at the edge", "boxes outside", "sizes that disagree"
+# What is counted of annotations; what the line on the data says of it; and its effect.
+CUT, OUTSIDE, OTHER_SIZE = "boxes over the edge", "boxes outside", "sizes that disagree"
 NOTES = {
-    CUT: "boxes are cut at the edge of their image",
-    OUTSIDE: "boxes outside their image are left out",
-    OTHER_SIZE: "annotations have another size than their image",
+    CUT: ("boxes over the edge of their image", "cut there"),
+    OUTSIDE: ("boxes outside their image", "left out"),
+    OTHER_SIZE: ("annotations of another size than their image", "the image's counts"),
 }
 
 
@@ -57,11 +57,24 @@ class Boxes(LabeledImages):
     eval_split = "test"
 
     def notes(self) -> str:
-        found = [f"; {self.found[key]:,} {text}" for key, text in NOTES.items() if self.found[key]]
-        return super().notes() + "".join(found)
+        found = {key: self.found[key] for key in NOTES if self.found[key]}
+        notes = (f"; {n:,} {NOTES[key][0]} ({NOTES[key][1]})" for key, n in found.items())
+        return super().notes() + "".join(notes)
 
     def verify(self, entry: Entry) -> None:
         self.found += self._objects(entry.target, image_size(entry.image))[1]
+
+    def check_entry(self, entry: Entry, part: str, counts: Counter[str]) -> Iterator[Problem]:
+        height, width = read_image(entry.image).shape[-2:]
+        objects, found = self._objects(entry.target, (height, width))
+        self.count_classes(objects.labels, part, counts)
+        counts[f"{part} objects"] += len(objects.labels)
+        counts[f"{part} images without objects"] += not len(objects.labels)
+        for key, number in found.items():
+            counts[f"{part} {key}"] += number
+            if number:
+                where = f"its image {entry.image.name} is {width:g} x {height:g}"
+                yield Problem(f"{entry.target}: {number} {key}, {where}", NOTES[key][1])
 
     def read(self, entry: Entry) -> tuple[Tensor, Objects]:
         """Return an image, uint8 (3, h, w), and its objects.

@@ -1,5 +1,7 @@
 """Images with pixel labels: VOC2012 with SBD, and the synthetic shapes."""
 
+from collections import Counter
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import ClassVar
@@ -12,7 +14,7 @@ from torchvision.datasets import SBDataset, VOCSegmentation
 from torchvision.datasets.utils import download_and_extract_archive
 from torchvision.transforms.v2 import functional as v2
 
-from lrd.task import Setup
+from lrd.task import Problem, Setup
 from tasks.data.labeled_images import (
     UNREADABLE,
     Entry,
@@ -69,6 +71,16 @@ class Masks(LabeledImages):
             raise unreadable(entry.target, error) from error
         if not is_equal:
             self.read(entry)  # the header of an image may not say how it is turned
+
+    def check_entry(self, entry: Entry, part: str, counts: Counter[str]) -> Iterator[Problem]:
+        _, mask = self.read(entry)
+        self.count_classes(mask, part, counts)
+        if entry.target.suffix != ".mat":
+            with Image.open(entry.target) as image:
+                kind = "with a palette" if image.mode == "P" else "of gray"
+            counts[f"{part} masks {kind}"] += 1
+        if bool((mask == VOID).all()):
+            yield Problem(f"{entry.target} has no label but {VOID}", "none of its pixels counts")
 
     def read(self, entry: Entry) -> tuple[Tensor, Tensor]:
         """Return an image (3, h, w) and its labels (h, w), uint8; label 255 is void.

@@ -2,7 +2,8 @@
 
 import inspect
 import logging
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ from lrd.optim.options import RENAMED
 from lrd.regularizers import Regularizer
 from lrd.rng import fold_key
 from lrd.schedules import PSchedule, Schedule
-from lrd.task import Dataset, Setup, Task
+from lrd.task import Dataset, Problem, Setup, Task
 from lrd.training.device import configure_device, default_num_workers, resolve_precision
 from lrd.training.distributed import SINGLE_PROCESS, DistributedContext
 from lrd.training.instantiate import TorchSchedule, resolve_target
@@ -110,6 +111,28 @@ def check_components(config: Config) -> None:
     task = build_task(config)
     check_eval(config.eval, task)
     task.manifest()
+
+
+def check_data(config: Config, counts: Counter[str]) -> Iterator[Problem]:
+    """Read all data of a configuration as training does. Yield what is wrong with them, and add
+    what was read to ``counts``.
+
+    Raises:
+        ValueError: A class or a setting is wrong.
+    """
+    task, stops = build_task(config), False
+    for problem in build_dataset(config).check(counts):
+        stops = stops or problem.effect is None
+        yield problem
+    if stops:
+        return
+    try:
+        task.manifest()
+        counts["training steps per epoch"] = task.steps_per_epoch
+    except ValueError as error:
+        yield Problem(str(error))
+    finally:
+        task.close()
 
 
 def build_task(config: Config, device: torch.device = CPU) -> Task:

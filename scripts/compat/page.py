@@ -9,7 +9,7 @@ COLUMNS = {"p = 1": "plain", f"p = {P}": "masked", "resume": "resumed"}
 WORDS = {True: "yes", False: "**no**", None: "-"}
 INTRODUCTION = f"""# Compatibility
 
-Which optimizers work inside `LRDropout`. `python scripts/compatibility.py` writes this page; it
+Which optimizers work inside `LRDropout`. `python -m scripts.compat` writes this page; it
 needs `pip install -e '.[compat]'`. Each optimizer trains a small network (a convolution, two linear
 layers and a normalization; float32, on a CPU) for {STEPS} steps, by its package's default settings
 where the note names no others. All comparisons are bitwise.

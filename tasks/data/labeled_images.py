@@ -3,7 +3,7 @@
 import hashlib
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from lrd.rng import fold_key
-from lrd.task import Dataset, Setup
+from lrd.task import Dataset, Problem, Setup
 
 # What Pillow raises for a file that is no image, cut, or too large.
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
@@ -75,6 +75,41 @@ class LabeledImages(Dataset):
         Raises:
             ValueError: A file is not readable or holds wrong labels.
         """
+
+    @abstractmethod
+    def check_entry(self, entry: Entry, part: str, counts: Counter[str]) -> Iterator[Problem]:
+        """Read an entry of a ``part`` (training or evaluation) for :meth:`check`, and count the
+        images with each class.
+
+        Raises:
+            ValueError: As :meth:`read`.
+        """
+
+    def check(self, counts: Counter[str]) -> Iterator[Problem]:
+        try:
+            train, evaluation = self.lists()
+        except ValueError as error:
+            yield Problem(str(error))
+            return
+        for part, entries in (("training", train), ("evaluation", evaluation)):
+            counts[f"{part} images"] = len(entries)
+            counts.update({f"{part} images with {name}": 0 for name in self.classes})
+            for entry in entries:
+                try:
+                    yield from self.check_entry(entry, part, counts)
+                except ValueError as error:
+                    yield Problem(str(error))
+        for image in sorted({e.image for e in train} & {e.image for e in evaluation}):
+            yield Problem(f"{image} is a training and an evaluation image", "it is used as both")
+        for name in self.classes:
+            if not counts[f"training images with {name}"]:
+                yield Problem(f"{self.name} has no training image with {name}", "it is not learned")
+
+    def count_classes(self, labels: Tensor, part: str, counts: Counter[str]) -> None:
+        """Count an image of a ``part`` that has these labels, 1 the first class."""
+        for label in labels.unique().tolist():
+            if 1 <= label <= len(self.classes):
+                counts[f"{part} images with {self.classes[label - 1]}"] += 1
 
     def splits(self) -> tuple[list[Entry], list[Entry]]:
         """Return the training and the evaluation entries, verified: a mistake that headers and

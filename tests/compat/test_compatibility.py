@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts import compatibility
+from scripts.compat import __main__ as compatibility
 
 pytestmark = [pytest.mark.compat, pytest.mark.filterwarnings("ignore")]  # the packages warn
 PAGE = Path(__file__).parents[2] / "docs" / "compatibility.md"

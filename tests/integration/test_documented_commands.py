@@ -66,7 +66,7 @@ ELSEWHERE = {
     "python scripts/bench.py all --threads 2": "tests/integration/test_bench.py, at toy sizes",
     "python scripts/bench.py startup --rounds 2": "tests/integration/test_bench.py",
     "python scripts/gpu_check.py --minutes 8": "tests/unit/scripts/gpu/test_check.py, on the CPU",
-    "python scripts/compatibility.py": "tests/compat/test_compatibility.py, with the extra compat",
+    "python -m scripts.compat": "tests/compat/test_compatibility.py, with the extra compat",
     "python scripts/endurance.py --kills 30": "tests/integration/test_endurance.py, fewer kills",
     "python scripts/endurance.py --kills 60 --every-optimizer": "the same",
 }

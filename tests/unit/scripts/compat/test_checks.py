@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import SGD, Adam, Optimizer
 
 from lrd.optim import LRDropout
-from scripts import compatibility
+from scripts.compat import __main__ as compatibility
 from scripts.compat import checks
 from scripts.compat.cases import Case, find_all_cases, find_cases
 from scripts.compat.checks import Outcome, check, is_same

@@ -1,7 +1,7 @@
 """Check LRDropout around every optimizer of torch, pytorch_optimizer, timm and schedulefree.
 
-    python scripts/compatibility.py                           all; writes docs/compatibility.md
-    python scripts/compatibility.py timm.adamw torch.Adam     these; writes nothing
+    python -m scripts.compat                           all; writes docs/compatibility.md
+    python -m scripts.compat timm.adamw torch.Adam     these; writes nothing
 
 Prints a table: with p = 1 bitwise the plain optimizer, with p = 0.5 its step under the mask, and
 saved and resumed bitwise. The exit status is 1 if a check fails. Takes two minutes.
@@ -14,16 +14,17 @@ from pathlib import Path
 
 from lrd.analysis.command_line import run_command
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     kind = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=kind)
+    parser = argparse.ArgumentParser(
+        "python -m scripts.compat", description=__doc__, formatter_class=kind
+    )
     parser.add_argument("optimizers", nargs="*", metavar="PACKAGE.NAME", help="(default: all)")
     parser.add_argument("--out", type=Path, default=REPOSITORY / "docs" / "compatibility.md")
     args = parser.parse_args(arguments)
-    sys.path.insert(0, str(REPOSITORY))
 
     def body() -> int:
         from scripts.compat.cases import find_all_cases
