@@ -20,13 +20,15 @@ _Flags = NDArray[np.bool_]
 
 
 class IoU(MulticlassConfusionMatrix):
-    """Intersection over union per class, its mean, and pixel accuracy, in %.
+    """Intersection over union per class, its mean, pixel accuracy and mean class accuracy, in %.
 
     As in the VOC evaluation, all images share one confusion matrix. Pixels labeled VOID do not
-    count. A class that is in neither truth nor prediction is left out of the mean and of the
-    result. Without labeled pixels mean and accuracy are 0.
+    count. A class that is in neither truth nor prediction is left out of the means and of the
+    result. Without labeled pixels all are 0. A class's accuracy is the share of its pixels that are
+    predicted as it.
 
-    :meth:`compute` returns ``{name}_miou``, ``{name}_pixel_accuracy`` and ``{name}_iou_<class>``.
+    :meth:`compute` returns ``{name}_miou``, ``{name}_pixel_accuracy``, ``{name}_macc`` and
+    ``{name}_iou_<class>``.
 
     Args:
         classes: Names of all classes, the background included.
@@ -52,10 +54,12 @@ class IoU(MulticlassConfusionMatrix):
         hits = matrix.diag()
         union = matrix.sum(0) + matrix.sum(1) - hits
         iou = 100 * hits / union.clamp(min=1)
+        accuracy = 100 * hits / matrix.sum(1).clamp(min=1)  # rows are the truth
         seen = union > 0
         scores = {
             "miou": iou[seen].mean() if seen.any() else torch.zeros(()),
             "pixel_accuracy": 100 * hits.sum() / matrix.sum().clamp(min=1),
+            "macc": accuracy[seen].mean() if seen.any() else torch.zeros(()),
         }
         scores |= {f"iou_{c}": v for c, v, s in zip(self.classes, iou, seen, strict=True) if s}
         return {f"{self.name}_{k}": v for k, v in scores.items()}

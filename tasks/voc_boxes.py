@@ -1,4 +1,4 @@
-"""Images with boxes: VOC07 and VOC12, and the synthetic shapes."""
+"""Images with boxes: VOC07 and VOC12, the synthetic shapes, and one's own."""
 
 import math
 import xml.etree.ElementTree as ET
@@ -13,6 +13,7 @@ from torch import Tensor
 from torchvision.datasets import VOCDetection
 
 from lrd.task import Problem, Setup
+from tasks.data.labeled_folder import LabeledFolder, check_classes
 from tasks.data.labeled_images import (
     Entry,
     LabeledImages,
@@ -193,6 +194,33 @@ class ShapesBoxes(VOCBoxes):
     @property
     def root(self) -> Path:
         return shapes_root()
+
+
+class BoxFolder(LabeledFolder, Boxes):
+    """Images and boxes of one's own (``dataset=boxes``): ``images/NAME.jpg``, or another format,
+    and VOC's XML in ``annotations/NAME.xml``, laid out as
+    :class:`tasks.data.labeled_folder.LabeledFolder` says.
+
+    Args:
+        setup: Gives the seed.
+        name: The data set's name in messages.
+        path: The folder.
+        classes: The names that the annotations use.
+        holdout: How many training images to hold out for evaluation.
+
+    Raises:
+        ValueError: ``classes`` are no names.
+    """
+
+    recipe: ClassVar[int] = 1
+
+    labels = "annotations", ".xml"
+
+    def __init__(
+        self, setup: Setup, name: str, path: str, classes: Sequence[str], holdout: int = 0
+    ) -> None:
+        super().__init__(setup, name, holdout)
+        self.path, self.classes = Path(path).expanduser(), check_classes(classes)
 
 
 def _tag(element: ET.Element) -> str:

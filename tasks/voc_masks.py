@@ -1,7 +1,7 @@
-"""Images with pixel labels: VOC2012 with SBD, and the synthetic shapes."""
+"""Images with pixel labels: VOC2012 with SBD, the synthetic shapes, and one's own."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import ClassVar
@@ -15,6 +15,7 @@ from torchvision.datasets.utils import download_and_extract_archive
 from torchvision.transforms.v2 import functional as v2
 
 from lrd.task import Problem, Setup
+from tasks.data.labeled_folder import LabeledFolder, check_classes
 from tasks.data.labeled_images import (
     UNREADABLE,
     Entry,
@@ -217,6 +218,37 @@ class ShapesMasks(VOCMasks):
     @property
     def root(self) -> Path:
         return shapes_root()
+
+
+class MaskFolder(LabeledFolder, Masks):
+    """Images and masks of one's own (``dataset=masks``): ``images/NAME.jpg``, or another format,
+    and ``masks/NAME.png``, laid out as :class:`tasks.data.labeled_folder.LabeledFolder` says.
+
+    Args:
+        setup, name, crop, resolution, holdout: As for :class:`Masks`.
+        path: The folder.
+        classes: The names of labels 1, 2, ...
+
+    Raises:
+        ValueError: ``classes`` are no names.
+    """
+
+    recipe: ClassVar[int] = 1
+
+    labels = "masks", ".png"
+
+    def __init__(
+        self,
+        setup: Setup,
+        name: str,
+        path: str,
+        classes: Sequence[str],
+        crop: int = 473,
+        resolution: float = 1.0,
+        holdout: int = 0,
+    ) -> None:
+        super().__init__(setup, name, crop, resolution, holdout)
+        self.path, self.classes = Path(path).expanduser(), check_classes(classes)
 
 
 def _require_labels(mask: Image.Image) -> None:

@@ -15,7 +15,9 @@ from lrd.config.sources import OUR_PACKAGES, TORCH_PACKAGES, recipe_of, source_o
 
 # Images in a folder are known by their name, wherever the folder is; what it holds is recorded and
 # compared by its manifest. The name of any other data set only names it.
-FOLDER_DATASET = "tasks.folder.ImageFolder"
+FOLDER_DATASETS = (
+    *("tasks.folder.ImageFolder", "tasks.voc_masks.MaskFolder", "tasks.voc_boxes.BoxFolder"),
+)
 SOURCE = "source."  # prefix of the keys that hold code of the user's
 
 
@@ -37,7 +39,7 @@ def identity(config: Config) -> dict[str, Any]:
         if name.endswith("._target_") and isinstance(target, str):
             flat[name] = _canonical_target(target)
             flat |= _code_of(name.removesuffix("._target_"), target)
-    is_folder = flat.get("dataset._target_") == FOLDER_DATASET
+    is_folder = flat.get("dataset._target_") in FOLDER_DATASETS
     names_only = "dataset.path" if is_folder else "dataset.name"
     return {
         name: flat[name]

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from lrd.config import Config
-from lrd.config.fingerprint import FOLDER_DATASET
+from lrd.config.fingerprint import FOLDER_DATASETS
 from lrd.loggers import ConsoleLogger, ImageLogger, JSONLLogger, Logger, StepLogger, replay
 from lrd.runs import (
     Interrupted,
@@ -120,7 +120,7 @@ def _compare_data(run: Run, found: str | None) -> None:
     recorded = run.metadata.get("data_manifest")
     if recorded is not None and recorded != found:
         state = "finished" if run.status == "finished" else "unfinished"
-        is_folder = run.metadata["config"]["dataset"]["_target_"] == FOLDER_DATASET
+        is_folder = run.metadata["config"]["dataset"]["_target_"] in FOLDER_DATASETS
         name = "dataset.name" if is_folder else "run.name"
         raise ValueError(
             f"{run.folder} is {state}, with other data (then {recorded}, now {found}): restore "

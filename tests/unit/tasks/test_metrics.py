@@ -16,7 +16,7 @@ import pytest
 import torch
 from sklearn import metrics as sklearn
 from torch import Tensor
-from torchmetrics.classification import MulticlassJaccardIndex
+from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 from torchmetrics.detection import MeanAveragePrecision
 
 from tasks.metrics import AveragePrecision, IoU
@@ -502,6 +502,12 @@ def test_scores_are_sklearns_with_255_left_out(deterministic: bool):
     assert ours["val_pixel_accuracy"] == pytest.approx(100 * sklearn.accuracy_score(t, p))
     theirs = MulticlassJaccardIndex(5, ignore_index=255)(predicted, truth)
     assert ours["val_miou"] == pytest.approx(100 * float(theirs), rel=1e-5)
+    assert ours["val_macc"] == pytest.approx(100 * sklearn.balanced_accuracy_score(t, p))
+    assert ours["val_macc"] == pytest.approx(mean_accuracy(predicted, truth), rel=1e-5)
+
+
+def mean_accuracy(predicted: Tensor, truth: Tensor) -> float:
+    return 100 * float(MulticlassAccuracy(5, average="macro", ignore_index=255)(predicted, truth))
 
 
 def test_a_class_in_neither_is_left_out_and_one_in_either_counts():
@@ -511,6 +517,8 @@ def test_a_class_in_neither_is_left_out_and_one_in_either_counts():
     assert {k for k in ours if "iou_" in k} == {"val_iou_background", "val_iou_a", "val_iou_b"}
     assert ours["val_miou"] == pytest.approx((50 + 100 + 0) / 3)
     assert ours["val_pixel_accuracy"] == pytest.approx(75)
+    assert ours["val_macc"] == pytest.approx((50 + 100 + 0) / 3)
+    assert ours["val_macc"] == pytest.approx(mean_accuracy(predicted, truth))
 
 
 def test_scores_of_several_images_are_of_one_matrix_and_no_average():
@@ -523,4 +531,4 @@ def test_scores_of_several_images_are_of_one_matrix_and_no_average():
 
 def test_nothing_labelled_is_0_and_no_division_by_it():
     ours = iou_scores(torch.tensor([0, 1]), torch.tensor([255, 255]))
-    assert ours == {"val_miou": 0.0, "val_pixel_accuracy": 0.0}
+    assert ours == {"val_miou": 0.0, "val_pixel_accuracy": 0.0, "val_macc": 0.0}

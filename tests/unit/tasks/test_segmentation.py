@@ -248,7 +248,7 @@ def test_a_run_has_scores_pictures_and_what_there_was_of_the_data(cli):
     (run,) = find_runs("runs")
     assert run.folder.parts[1] == "shapes_seg"
     first, last = run.metrics
-    for name in ("miou", "pixel_accuracy", "iou_background"):
+    for name in ("miou", "pixel_accuracy", "macc", "iou_background"):
         assert 0 <= first[f"val_whole_{name}"] <= 100
         assert f"val_sliding_{name}" not in first and 0 <= last[f"val_sliding_{name}"] <= 100
     assert first["train_loss"] == pytest.approx(first["train_main_loss"] + first["train_aux_loss"])
