@@ -22,33 +22,6 @@ class Constant(Schedule):
         return 1.0
 
 
-class Steps(Schedule):
-    """Multiply by ``gamma`` at each milestone, a fraction of the run (CIFAR: 1/2 and 3/4)."""
-
-    def __init__(self, milestones: Sequence[float] = (0.5, 0.75), gamma: float = 0.1) -> None:
-        if any(not 0 < m < 1 for m in milestones):
-            raise ValueError(
-                f"schedule.milestones must be fractions of the run in (0, 1), "
-                f"got {list(milestones)}: epoch 100 of 200 is 0.5"
-            )
-        self.milestones, self.gamma = sorted(milestones), gamma
-
-    def __call__(self, step: int, total: int) -> float:
-        return self.gamma ** sum(step >= round(m * total) for m in self.milestones)
-
-
-class Poly(Schedule):
-    """``(1 - step / total) ** power`` (PSPNet: 0.9)."""
-
-    def __init__(self, power: float = 0.9) -> None:
-        if power <= 0:
-            raise ValueError(f"schedule.power must be above 0, got {power}")
-        self.power = power
-
-    def __call__(self, step: int, total: int) -> float:
-        return max(0.0, 1 - step / total) ** self.power
-
-
 class Warmup(Schedule):
     """Rise linearly to the full learning rate in the first ``warmup`` of the run, then stay.
 
@@ -56,10 +29,51 @@ class Warmup(Schedule):
     """
 
     def __init__(self, warmup: float = 0.05) -> None:
-        self.warmup = _check_warmup(warmup)
+        if not 0 <= warmup < 1:
+            raise ValueError(
+                f"schedule.warmup must be a fraction of the run in [0, 1), got {warmup}: "
+                "5 epochs of 100 are 0.05"
+            )
+        self.fraction = warmup
 
     def __call__(self, step: int, total: int) -> float:
-        return min(1.0, (step + 1) / max(1, round(self.warmup * total)))
+        return min(1.0, (step + 1) / max(1, self.steps(total)))
+
+    def steps(self, total: int) -> int:
+        """Return how many steps of ``total`` it takes."""
+        return round(self.fraction * total)
+
+
+class Steps(Schedule):
+    """Multiply by ``gamma`` at each milestone, a fraction of the run (CIFAR: 1/2 and 3/4), and in
+    the beginning by a linear :class:`Warmup`."""
+
+    def __init__(
+        self, milestones: Sequence[float] = (0.5, 0.75), gamma: float = 0.1, warmup: float = 0.0
+    ) -> None:
+        if any(not 0 < m < 1 for m in milestones):
+            raise ValueError(
+                f"schedule.milestones must be fractions of the run in (0, 1), "
+                f"got {list(milestones)}: epoch 100 of 200 is 0.5"
+            )
+        self.milestones, self.gamma = sorted(milestones), gamma
+        self.warmup = Warmup(warmup)
+
+    def __call__(self, step: int, total: int) -> float:
+        passed = sum(step >= round(m * total) for m in self.milestones)
+        return self.gamma**passed * self.warmup(step, total)
+
+
+class Poly(Schedule):
+    """``(1 - step / total) ** power`` (PSPNet: 0.9), times a linear :class:`Warmup`."""
+
+    def __init__(self, power: float = 0.9, warmup: float = 0.0) -> None:
+        if power <= 0:
+            raise ValueError(f"schedule.power must be above 0, got {power}")
+        self.power, self.warmup = power, Warmup(warmup)
+
+    def __call__(self, step: int, total: int) -> float:
+        return max(0.0, 1 - step / total) ** self.power * self.warmup(step, total)
 
 
 class Cosine(Schedule):
@@ -67,26 +81,17 @@ class Cosine(Schedule):
     linear :class:`Warmup` (Loshchilov and Hutter, 2017, without restarts)."""
 
     def __init__(self, warmup: float = 0.0, floor: float = 0.0) -> None:
-        self.warmup = _check_warmup(warmup)
+        self.warmup = Warmup(warmup)
         if not 0 <= floor <= 1:
             raise ValueError(f"schedule.floor must be in [0, 1], got {floor}")
         self.floor = floor
 
     def __call__(self, step: int, total: int) -> float:
-        first = round(self.warmup * total)
+        first = self.warmup.steps(total)
         if step < first:
-            return (step + 1) / first
+            return self.warmup(step, total)
         x = (step - first) / max(1, total - first)
         return self.floor + (1 - self.floor) * (1 + math.cos(math.pi * x)) / 2
-
-
-def _check_warmup(warmup: float) -> float:
-    if not 0 <= warmup < 1:
-        raise ValueError(
-            f"schedule.warmup must be a fraction of the run in [0, 1), got {warmup}: "
-            "5 epochs of 100 are 0.05"
-        )
-    return warmup
 
 
 # The progress of p from its first value to its last, by the fraction x of the run.

@@ -12,7 +12,7 @@ writes bench.json (every raw number, hardware, versions) and a chart a section.
 
 step    one optimizer step, alone and with backward; memory; seconds to compile
 loop    images/s of training, against a plain PyTorch loop
-data    images/s of the batches alone, and of photos with masks
+data    images/s of the batches alone, and of photos with masks; CPU time beside plain OpenCV
 growth  how a step's cost grows with parameters, tensors, p and batch size
 hours   how long the paper's experiments take, from a few steps of each
 startup CPU time of `import lrd` and of every command's --help

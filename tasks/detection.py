@@ -6,17 +6,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
-from torchvision import tv_tensors
 
 from lrd.task import Batch, ModelFactory, Prediction, Score, Setup, Step
-from tasks.data import augment, visualize
+from tasks.data import augment, augment_boxes, visualize
 from tasks.data.labeled_images import Entry
 from tasks.image_task import ImageTask
 from tasks.metrics import AveragePrecision, RatioMetric
 from tasks.voc_boxes import Boxes, Objects
 
 MIN_PREVIEW_SCORE = 0.5  # of the detections that sample predictions show
-MIN_CROPPED = 4  # sides of an image below it are not cropped: 0.3 of 3 pixels is none
 LOSS_NAMES = ("box_loss", "class_loss")
 
 
@@ -34,7 +32,7 @@ class Detection(ImageTask[Boxes]):
         model: Builds the network from the number of ``classes``, the background included.
     """
 
-    recipe: ClassVar[int] = 2
+    recipe: ClassVar[int] = 3
 
     def __init__(self, setup: Setup, dataset: Boxes, model: ModelFactory) -> None:
         if not isinstance(dataset, Boxes):
@@ -50,8 +48,7 @@ class Detection(ImageTask[Boxes]):
     def model(self) -> nn.Module:
         network: Any = self._network()
         self.size, self.mean, self.std = network.size, network.mean, network.std
-        self._augment = augment.detection_transform(network.size)
-        self._resize = augment.resize_transform(network.size)
+        self._augment = augment_boxes.DetectionTransform(network.size)
         return network
 
     def read(self, entry: Entry, train: bool, number: int) -> tuple[Tensor, dict[str, Tensor], int]:
@@ -62,15 +59,13 @@ class Detection(ImageTask[Boxes]):
     def _transformed(
         self, image: Tensor, objects: Objects, train: bool
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        original = as_dict(objects, image.shape[-2:])
-        is_cropped = train and min(image.shape[-2:]) >= MIN_CROPPED
-        transform = self._augment if is_cropped else self._resize
-        resized, moved = transform(tv_tensors.Image(image), original)
-        target = {name: value.as_subclass(Tensor) for name, value in moved.items()}
-        if not train:
-            target["original_boxes"] = objects.boxes
-            target["original_size"] = torch.tensor(image.shape[-2:])
-        return resized.as_subclass(Tensor), target
+        original = as_dict(objects)
+        if train:
+            return self._augment(image, original)
+        resized, target = augment_boxes.resize(image, original, self.size)
+        target["original_boxes"] = objects.boxes
+        target["original_size"] = torch.tensor(image.shape[-2:])
+        return resized, target
 
     def collate(self, samples: list[Any]) -> Batch:
         """Make a batch whose targets are, by name, one tensor of all images and its rows of each:
@@ -140,7 +135,7 @@ class Detection(ImageTask[Boxes]):
 
     def _detect(self, model: nn.Module, image: Tensor) -> dict[str, Tensor]:
         """Return the detections of an image, uint8 (3, h, w), in its pixels, on the CPU."""
-        resized = self.to(self._resize(tv_tensors.Image(image)).as_subclass(Tensor))
+        resized = self.to(augment_boxes.resize_image(image, self.size))
         (detected,) = model(augment.normalize(resized[None], self.mean, self.std))["detections"]
         found = self._rescale(detected, self.to(torch.tensor(image.shape[-2:])))
         return {name: value.cpu() for name, value in found.items()}
@@ -156,8 +151,6 @@ class Detection(ImageTask[Boxes]):
         return [self.data.classes[int(label) - 1] for label in labels]
 
 
-def as_dict(objects: Objects, size: Any) -> dict[str, Tensor]:
-    """Return boxes on a canvas of ``size`` (h, w), labels and difficult, for torchvision's
-    transforms."""
-    boxes = tv_tensors.BoundingBoxes(objects.boxes, format="XYXY", canvas_size=tuple(size))  # type: ignore[call-arg]
-    return {"boxes": boxes, "labels": objects.labels, "difficult": objects.difficult}
+def as_dict(objects: Objects) -> dict[str, Tensor]:
+    """Return boxes, labels and difficult by name."""
+    return {"boxes": objects.boxes, "labels": objects.labels, "difficult": objects.difficult}

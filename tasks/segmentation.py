@@ -7,11 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MeanMetric, Metric
-from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as v2
 
 from lrd.task import Batch, ModelFactory, Prediction, Score, Setup, Step
-from tasks.data import augment, visualize
+from tasks.data import augment, augment_masks, visualize
 from tasks.data.labeled_images import Entry
 from tasks.data.voc import VOID
 from tasks.image_task import ImageTask
@@ -37,7 +36,7 @@ class Segmentation(ImageTask[Masks]):
         aux_weight: Weight of the auxiliary loss, at least 0.
     """
 
-    recipe: ClassVar[int] = 1
+    recipe: ClassVar[int] = 2
 
     eval_modes = tuple(EVAL_MODES)
     drop_last = True
@@ -65,14 +64,14 @@ class Segmentation(ImageTask[Masks]):
         self.mode = setup.eval_mode or "whole"
         self.final_mode = setup.eval_final_mode or self.mode
         self.score = Score(f"{self.split}_{self.mode}_miou", maximize=True, unit="%")
-        self._augment = augment.segmentation_transform(dataset.crop)
+        self._augment = augment_masks.SegmentationTransform(dataset.crop)
 
     def read(self, entry: Entry, train: bool, number: int) -> tuple[bool, Tensor, Tensor, int]:
         """Return an image (3, h, w) and its labels (h, w), uint8, augmented for training."""
         image, mask = self.data.read(entry)
         if train:
-            image, mask = self._augment(tv_tensors.Image(image), tv_tensors.Mask(mask))
-        return train, image.as_subclass(Tensor), mask.as_subclass(Tensor), number
+            image, mask = self._augment(image, mask)
+        return train, image, mask, number
 
     def collate(self, samples: list[Any]) -> Batch:
         """Return images and labels: tensors for training, where all sizes are equal, else lists."""

@@ -63,6 +63,7 @@ class Train:
     """Settings of training.
 
     ``weight_decay`` is the task's, for optimizers whose own settings state none.
+    ``decay_norms_and_biases``: off, it leaves out parameters of fewer than two dimensions.
     ``cudnn_benchmark``: on a GPU, time the algorithms of each convolution and take the fastest, so
     that rounding may differ between two runs; void with ``deterministic``.
     ``sync_batchnorm``: on several GPUs, batch norm over the complete batch, not a rank's shard.
@@ -74,6 +75,7 @@ class Train:
     epochs: int = 100
     batch_size: int = 128
     weight_decay: float = not_in_fingerprint(0.0)  # resolved into optim.weight_decay
+    decay_norms_and_biases: bool = True
     precision: str = "fp32"
     channels_last: bool = False
     compile: bool = False

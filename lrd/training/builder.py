@@ -77,7 +77,10 @@ def build(config: Config, ranks: DistributedContext = SINGLE_PROCESS) -> Compone
     model = model.to(device)
     if config.train.channels_last:
         _set_channels_last(model)
-    optimizer = _wrap_optimizer(make["optim"](task.param_groups(model)), config)
+    groups = task.param_groups(model)
+    if not config.train.decay_norms_and_biases:
+        groups = [part for group in groups for part in _without_decay_of_vectors(group)]
+    optimizer = _wrap_optimizer(make["optim"](groups), config)
     schedule = make["schedule"]()
     if isinstance(schedule, TorchSchedule):
         schedule.check(optimizer)
@@ -211,8 +214,7 @@ def build_trainer(
     )
     if about := parts.task.describe():
         log.info(about)
-    if parts.task.labels is not None:  # its networks pool an image to one value per channel
-        trainer.require_batches_for_batch_norm()
+    trainer.require_batches_for_batch_norm()
     return trainer, _choose_implementation(parts, config.lrd.implementation, recorded or {})
 
 
@@ -303,6 +305,16 @@ def check_eval(settings: Eval, task: Task) -> None:
             raise ValueError(f"{name} must be one of {', '.join(modes)}, got {value}")
 
 
+def _without_decay_of_vectors(group: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a group's parameters of two and more dimensions, and the others, such as those of
+    norms and biases, without weight decay."""
+    parts: list[list[Tensor]] = [[], []]
+    for param in group["params"]:
+        parts[param.dim() < 2].append(param)
+    settings = ({}, {"weight_decay": 0.0})
+    return [{**group, "params": p, **s} for p, s in zip(parts, settings, strict=True) if p]
+
+
 def _wrap_optimizer(base: Optimizer, config: Config) -> LRDropout:
     closure = inspect.signature(type(base).step).parameters.get("closure")
     if closure is not None and closure.default is closure.empty:
@@ -313,6 +325,11 @@ def _wrap_optimizer(base: Optimizer, config: Config) -> LRDropout:
     lrd = config.lrd
     if lrd.implementation == "fused" and (why := why_not_fused(base, lrd.granularity)) is not None:
         raise ValueError(f"lrd.implementation=fused: {why}; use snapshot")
+    if not config.train.decay_norms_and_biases and "weight_decay" not in base.defaults:
+        raise ValueError(
+            f"train.decay_norms_and_biases must be true with {type(base).__name__}, which has no "
+            "weight decay, got false"
+        )
     for group in base.param_groups:
         group["lr"] *= group.pop("lr_factor", 1)
     try:

@@ -112,12 +112,14 @@ class TurnResult:
         seconds: duration of training, or of loading.
         total_seconds: duration with evaluation.
         record: how a run computes, as in its run.json.
+        cpu_seconds: CPU time of this process in ``seconds``, where a turn measures it.
     """
 
     images: float
     seconds: float
     total_seconds: float
     record: dict[str, str] = field(default_factory=dict)
+    cpu_seconds: float = 0.0
 
     @property
     def images_per_second(self) -> float:

@@ -51,6 +51,10 @@ COMPOSED = {
     "nothing: two steps of it are two steps of the same with scale=0.1, which run": [
         "python run.py -m +experiment=table1_mnist",
     ],
+    "nothing: sweeps of MNIST run in README, into results/ in the line before it": [
+        "python run.py -m +experiment=mnist10_p +cluster=local train.threads=1 run.dir=results "
+        "data.root=data run.keep=none",
+    ],
     "several GPUs, and full data": [
         "torchrun --nproc_per_node=4 run.py task=cifar10 model=resnet34",
     ],

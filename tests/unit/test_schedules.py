@@ -1,5 +1,8 @@
 """Schedules: the paper's epochs, whatever the run's length, through torch's own scheduler."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch.optim.lr_scheduler import (
@@ -71,6 +74,28 @@ def test_poly_is_torchs():
     ours = rates(Poly(0.9), 50)
     assert ours == pytest.approx(torchs(PolynomialLR, 50, total_iters=50, power=0.9))
     assert Poly(0.9)(50, 50) == 0 == Poly(0.9)(51, 50)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "theirs"),
+    [
+        (Steps([0.5, 0.75], warmup=0.1), (MultiStepLR, {"milestones": [20, 30]})),
+        (Poly(0.9, warmup=0.1), (PolynomialLR, {"total_iters": 40, "power": 0.9})),
+    ],
+)
+def test_a_warmup_multiplies_the_schedule(schedule: Schedule, theirs: tuple[type, dict[str, Any]]):
+    rise = torchs(LinearLR, 40, start_factor=1 / 4, total_iters=3)
+    make, settings = theirs
+    fall = torchs(make, 40, **settings)
+    assert rates(schedule, 40) == pytest.approx(
+        [r * f / 0.1 for r, f in zip(rise, fall, strict=True)]
+    )
+
+
+@pytest.mark.parametrize("make", [Warmup, Cosine, Steps, Poly])
+def test_a_warmup_is_a_fraction_of_the_run(make: Callable[..., Schedule]):
+    with pytest.raises(ValueError, match=r"schedule.warmup must be .* \[0, 1\), got 500"):
+        make(warmup=500)
 
 
 def test_it_drives_torchs_lambda_scheduler():

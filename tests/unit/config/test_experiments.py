@@ -38,6 +38,7 @@ RUNS = {
     "figure13": 5 * 3,
     "table1": 3 * 5 * 2 * 3,
     "rmsprop_decay": 2 * 2 * 3,
+    "ssd_120k": 2 * 3,
     "lr_control": 5 * 4 * 10,
     "lr_tuned": 5 * 2 * 7 * 5,
     "quickstart": 5 * 2 * 3,

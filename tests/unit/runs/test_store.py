@@ -22,8 +22,8 @@ def mark(*overrides: str) -> str:
         ((), "eaa700f7561d"),
         (("task=cifar10", "optim=sgdm", "lrd.p=1"), "1d39c26928c2"),
         (("task=cifar100", "optim=radam"), "4b0cd59c55d3"),
-        (("task=voc_seg",), "d1bbaba7f499"),
-        (("task=voc_det",), "73b9606ca6a2"),  # recipes 2: losses of a batch at once; SSD's colors
+        (("task=voc_seg",), "a174c6936825"),  # recipe 2: semseg's augmentation by OpenCV
+        (("task=voc_det",), "8d23ab3ba073"),  # recipe 3: SSD's augmentation by OpenCV
         (("task=toy",), "59a87f3434bf"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,6 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torchvision import tv_tensors
-from torchvision.transforms import v2
 from torchvision.utils import make_grid
 
 from lrd.config.compose import compose
@@ -19,8 +18,7 @@ from lrd.config.compose import to_config as checked
 from lrd.runs.store import find_runs
 from lrd.task import Batch, Setup, epoch_order
 from lrd.training import builder
-from tasks.data import augment
-from tasks.data.dataloader import seeded_rng
+from tasks.data import augment_boxes
 from tasks.data.labeled_images import Entry
 from tasks.data.visualize import draw_boxes
 from tasks.detection import Detection
@@ -111,65 +109,6 @@ def test_the_same_batches_whatever_the_workers_and_wherever_an_epoch_is_entered(
         assert all(same(a, b) for a, b in zip(batches, whole[start:], strict=True))
     of.close()
     assert not same(next(task().train_batches(1)), whole[0])
-
-
-def boxed() -> tuple[tv_tensors.Image, dict[str, Tensor]]:
-    """Two white blocks on black, and their boxes."""
-    image = torch.zeros(3, 100, 140, dtype=torch.uint8)
-    image[:, 20:50, 30:70] = image[:, 60:95, 90:130] = 255
-    boxes = [[30.0, 20.0, 70.0, 50.0], [90.0, 60.0, 130.0, 95.0]]
-    canvas: Any = {"format": "XYXY", "canvas_size": (100, 140)}
-    moved = {
-        "boxes": tv_tensors.BoundingBoxes(boxes, **canvas),
-        "labels": torch.tensor([1, 2]),
-        "difficult": torch.tensor([False, True]),
-    }
-    return tv_tensors.Image(image), moved
-
-
-def test_boxes_move_with_the_image(monkeypatch: pytest.MonkeyPatch):
-    """Without color distortion: the remaining white pixels lie in the remaining boxes."""
-    monkeypatch.setattr(augment, "PhotometricDistort", v2.Identity)
-    move, seen = augment.detection_transform(200), {1: 0, 2: 0}
-    for seed in range(80):
-        with seeded_rng("boxes", seed):
-            image, moved = move(*boxed())
-        assert image.shape == (3, 200, 200)
-        white = image.float().mean(0) > 200
-        inside = torch.zeros(200, 200, dtype=torch.bool)
-        for box, label in zip(moved["boxes"].tolist(), moved["labels"].tolist(), strict=True):
-            x1, y1, x2, y2 = (round(edge) for edge in box)
-            inside[y1:y2, x1:x2] = True
-            if min(x2 - x1, y2 - y1) > 6:
-                assert white[y1 + 2 : y2 - 2, x1 + 2 : x2 - 2].all()
-                seen[label] += 1
-        assert moved["difficult"].tolist() == [label == 2 for label in moved["labels"].tolist()]
-    assert min(seen.values()) > 40
-
-
-def test_the_augmentation_is_ssds():
-    transforms: Any = augment.detection_transform(300).transforms  # type: ignore[attr-defined]
-    assert [type(t) for t in transforms] == [
-        *(v2.RandomChoice, v2.RandomHorizontalFlip, v2.Resize, v2.SanitizeBoundingBoxes),
-    ]
-    ways = [way.transforms for way in transforms[0].transforms]
-    (distort, zoom, crop), (also_crop, also_distort) = ways
-    assert transforms[0].p == [0.5, 0.5]
-    assert (zoom.p, zoom.side_range) == (1, (1.0, 4.0))
-    assert crop is also_crop and crop.options == [0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0]
-    assert distort is also_distort and isinstance(distort, augment.PhotometricDistort)
-    assert transforms[2].size == [300, 300]
-
-
-def test_what_lies_outside_a_zoomed_out_image_keeps_the_mean_color():
-    """Colors are distorted before the fill, whatever comes first."""
-    zoomed_out = 0
-    for seed in range(60):
-        with seeded_rng("fill", seed):
-            image, _ = augment.detection_transform(100)(*boxed())
-        corners = image[:, [0, 0, -1, -1], [0, -1, 0, -1]].T.tolist()
-        zoomed_out += corners.count(augment.MEAN_PIXEL) > 1
-    assert 15 < zoomed_out < 35
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1), (3, 7), (2, 2)])
@@ -304,7 +243,11 @@ def test_eight_images_are_overfit(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(SSDLite320MobileNet, "size", 160)
     monkeypatch.setattr(SSDLite320MobileNet, "maps", (10, 5, 3, 2, 1, 1))
     monkeypatch.setattr(ShapesBoxes, "splits", eight)
-    monkeypatch.setattr(augment, "detection_transform", augment.resize_transform)
+    monkeypatch.setattr(
+        augment_boxes,
+        "DetectionTransform",
+        lambda size: partial(augment_boxes.resize, size=size),
+    )
     config = checked(
         compose(
             [

@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.transforms.v2 import Identity
 from torchvision.transforms.v2 import functional as v2
 from torchvision.utils import make_grid
 
@@ -21,7 +20,7 @@ from lrd.config.compose import to_config as checked
 from lrd.runs.store import find_runs
 from lrd.task import Setup, epoch_order
 from lrd.training import builder
-from tasks.data import augment
+from tasks.data import augment, augment_masks
 from tasks.data.labeled_images import Entry
 from tasks.data.visualize import colorize
 from tasks.models.pspnet import PSPNet18
@@ -365,7 +364,9 @@ def test_eight_images_are_overfit(monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setattr(ShapesMasks, "splits", eight)
     monkeypatch.setattr(ShapesMasks, "read", middle)
-    monkeypatch.setattr(augment, "segmentation_transform", lambda crop: Identity())
+    monkeypatch.setattr(
+        augment_masks, "SegmentationTransform", lambda crop: lambda image, mask: (image, mask)
+    )
     config = checked(
         compose(
             [

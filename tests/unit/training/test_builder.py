@@ -14,6 +14,7 @@ from lrd.config.compose import CONFIGS, compose, to_config
 from lrd.config.schema import LRD
 from lrd.optim.lr_dropout import LRDropout as Wrapper
 from lrd.optim.options import IMPLEMENTATIONS
+from lrd.schedules import Schedule
 from lrd.task import Task
 from lrd.training import builder
 from lrd.training.environment import cuda_switches
@@ -26,6 +27,7 @@ def parts(*overrides: str) -> builder.Components:
     config = to_config(compose(overrides))
     if config.model.get("weights") == "imagenet":
         config.model["weights"] = "none"
+        config.model.pop("decimate_fc", None)
     return builder.build(config)
 
 
@@ -84,7 +86,7 @@ def test_every_experiment_builds(name: str):
     """Its first cell and its last; that every cell composes is tests/test_experiments.py's."""
     first, *_, last = expand_sweep(name, ["seed=0"])
     parts(*first)
-    if not name.startswith(("figure4", "figure8", "figure9", "smoke", "all")):
+    if not name.startswith(("figure4", "figure8", "figure9", "ssd_120k", "smoke", "all")):
         last = (*last, "dataset=digits", "model=fcnet")  # the network itself is built once
     parts(*last)
 
@@ -267,6 +269,65 @@ def test_settings_reach_what_they_set():
     assert isinstance(optimizer, LRDropout) and (optimizer.p, optimizer.seed) == (0.3, 4)
     assert torch.get_num_threads() == 1
     assert parts().precision == "fp32" and parts("train.precision=bf16").precision == "bf16"
+
+
+@pytest.mark.parametrize("optim", ["sgdm", "rmsprop", "muon"])
+@pytest.mark.parametrize("everything", [True, False])
+@pytest.mark.parametrize("task", ["shapes_seg model.head_lr_factor=10", "shapes_det"])
+def test_norms_and_biases_decay_unless_told_otherwise(task: str, everything: bool, optim: str):
+    """A step without gradients is the decay, and each keeps the learning rate of its group."""
+    settings = ("optim.weight_decay=0.1", f"train.decay_norms_and_biases={str(everything).lower()}")
+    built = parts(f"task={task.split()[0]}", *task.split()[1:], f"optim={optim}", *settings)
+    before = {name: param.detach().clone() for name, param in built.model.named_parameters()}
+    rates = {p: group["lr"] for group in built.optimizer.param_groups for p in group["params"]}
+    plain = parts(f"task={task.split()[0]}", *task.split()[1:], f"optim={optim}")
+    expected = {p: group["lr"] for group in plain.optimizer.param_groups for p in group["params"]}
+    for param, theirs in zip(built.model.parameters(), plain.model.parameters(), strict=True):
+        assert rates[param] == expected[theirs]
+        param.grad = torch.zeros_like(param)
+    built.optimizer.p = 1.0
+    built.optimizer.step()
+    for name, param in built.model.named_parameters():
+        decays = bool(before[name].any()) and (everything or param.dim() > 1)
+        assert torch.equal(param, before[name]) is not decays, name
+
+
+def test_an_optimizer_without_weight_decay_leaves_out_none():
+    line = "train.decay_norms_and_biases must be true with Rprop, which has no weight decay"
+    with pytest.raises(ValueError, match=line):
+        parts("optim._target_=torch.optim.Rprop", "train.decay_norms_and_biases=false")
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        ("task=shapes_seg", "model=pspnet18", "dataset.crop=33", "schedule=poly"),
+        ("task=shapes_det", "model=ssdlite320_mobilenet"),
+    ],
+)
+def test_segmentation_and_detection_take_micro_batches_clipping_and_warmup(task: tuple[str, ...]):
+    """Batch norm in eval mode, which sees no batch: then a step is the step of the whole batch."""
+    settings = ("optim=sgdm", "model.weights=none", "train.batch_size=6", "lrd.p=1")
+    settings = (*task, *settings, "train.max_steps=2", "train.clip_norm=0.5", "data.workers=0")
+    found = []
+    for accumulate in (1, 3):
+        warm = ("+schedule.warmup=0.5", f"train.accumulate={accumulate}", "train.epochs=1")
+        config = to_config(compose([*settings, *warm]))
+        built = builder.build(config)
+        trainer, _ = builder.build_trainer(config, built)
+        total = trainer.steps * trainer.epochs
+        assert isinstance(trainer.schedule, Schedule)
+        assert trainer.schedule(0, total) == pytest.approx(1 / round(total / 2))
+        batch = next(built.task.train_batches(0))
+        built.model.train()
+        for module in built.model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d | torch.nn.Dropout2d):
+                module.eval()
+        _, loss = trainer._gradients(batch)
+        grads = [p.grad for p in built.model.parameters() if p.grad is not None]
+        found.append((loss.item(), torch.cat([grad.flatten() for grad in grads])))
+    assert found[1][0] == pytest.approx(found[0][0], rel=1e-4)
+    torch.testing.assert_close(found[1][1], found[0][1], rtol=1e-3, atol=2e-5)
 
 
 @pytest.mark.parametrize("order", [["tf32", "fp32", "tf32"], ["fp32", "tf32", "bf16"]])

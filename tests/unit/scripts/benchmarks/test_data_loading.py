@@ -5,7 +5,14 @@ from typing import Any
 
 import pytest
 
-from scripts.benchmarks.data_loading import photos_workload, pil_batches, task_batches
+from scripts.benchmarks.data_loading import (
+    boxes_workload,
+    opencv_boxes,
+    opencv_crops,
+    photos_workload,
+    pil_batches,
+    task_batches,
+)
 from scripts.benchmarks.measure import Options
 from scripts.benchmarks.workloads import Workload
 from tasks.segmentation import Segmentation
@@ -57,3 +64,16 @@ def test_no_worker_prefetches_after_a_short_turn(monkeypatch: pytest.MonkeyPatch
     for steps in (3, None, 99):
         turn(steps)
     assert requested == [(0, 5), (1, 0), (2, 0)]
+
+
+def test_turns_of_both_pipelines_have_cpu_time_and_the_same_number_of_images():
+    crops, crop = photos_workload(QUICK)
+    boxes = boxes_workload(QUICK)
+    assert (boxes.data, boxes.batch, boxes.threads) == ("shapes_det", 8, 1)
+    for turns in (
+        (task_batches(crops), opencv_crops(crops, crop)),
+        (task_batches(boxes), opencv_boxes(boxes)),
+    ):
+        results = [turn(2) for turn in turns]
+        assert [result.images for result in results] == [16, 16]
+        assert all(result.cpu_seconds > 0 for result in results)

@@ -15,14 +15,21 @@ from lrd.task import Setup
 from scripts.benchmarks import datasets
 from scripts.benchmarks.datasets import (
     IMAGE_SETS,
+    OpenCVBoxes,
+    OpenCVPhotos,
     Photos,
     RandomImages,
+    distorted,
+    jaccard,
     random_augmentation,
     random_crop,
     torchvision_dataset,
+    zoomed_out,
 )
 from tasks.data.augment import MEAN_PIXEL, normalize
-from tasks.data.synthetic_shapes import shapes_root
+from tasks.data.augment_masks import SegmentationTransform
+from tasks.data.dataloader import seeded_rng
+from tasks.data.synthetic_shapes import SHAPE_CLASSES, shapes_root
 from tasks.data.voc import VOID, color_map
 from tasks.voc_masks import ShapesMasks
 from tests.helpers import voc_layout
@@ -36,8 +43,9 @@ def _seeded() -> Iterator[None]:
     random.setstate(state)
 
 
-def test_photos_are_what_training_takes():
-    data = Photos(shapes_root(), 33)
+@pytest.mark.parametrize("kind", [Photos, OpenCVPhotos])
+def test_photos_are_what_training_takes(kind: type[Photos]):
+    data = kind(shapes_root(), 33)
     assert len(data) == 64
     seen: set[int] = set()
     values = []
@@ -73,6 +81,54 @@ def test_without_augmentation_photos_equal_what_ours_reads(
         inputs[inner], labels[inner] = 0, VOID
         assert (labels == VOID).all()
         assert inputs.abs().max() < 0.5 / 255 / 0.22  # the mean pixel, to a byte
+
+
+def test_photos_by_opencv_look_like_ours():
+    """Mean and spread of the pixels, and share of each label, over the shapes at random crops."""
+    theirs, ours = OpenCVPhotos(shapes_root(), 97), ShapesMasks(Setup(), "shapes_seg")
+    entries, transform = ours.splits()[0], SegmentationTransform(97)
+    with seeded_rng("ours", 1):
+        pairs = [transform(*ours.read(entry)) for entry in entries for _ in range(4)]
+    mine = torch.stack([normalize(image) for image, _ in pairs])
+    labels = torch.stack([mask for _, mask in pairs]).long()
+    images, masks = zip(*(theirs[i] for i in range(64) for _ in range(4)), strict=True)
+    other, expected = torch.stack(images), torch.stack(masks)
+    assert float(mine.mean()) == pytest.approx(float(other.mean()), abs=0.05)
+    assert float(mine.std()) == pytest.approx(float(other.std()), rel=0.05)
+    for label in (0, 1, 2, 3, VOID):
+        share, there = (float((x == label).float().mean()) for x in (labels, expected))
+        assert share == pytest.approx(there, rel=0.25)
+
+
+def test_boxes_by_opencv_are_what_training_takes():
+    data = OpenCVBoxes(shapes_root(), 64, SHAPE_CLASSES)
+    assert len(data) == 64
+    rows, means, kinds = [], [], set()
+    for index in range(64):
+        inputs, objects = data[index]
+        assert inputs.shape == (3, 64, 64) and inputs.dtype == torch.float32
+        assert (0 <= objects[:, :4]).all() and (objects[:, :4] <= 1).all()
+        assert (objects[:, 0] < objects[:, 2]).all() and (objects[:, 1] < objects[:, 3]).all()
+        rows.append(len(objects))
+        kinds |= set(objects[:, 4])
+        means.append(float(inputs.mean()))
+    assert kinds == {0, 1, 2} and sum(rows) >= 64
+    assert abs(np.mean(means)) < 60  # of 255, about the mean pixel
+
+
+def test_the_parts_of_the_pipeline_for_boxes(monkeypatch: pytest.MonkeyPatch):
+    boxes = np.array([[0.0, 0, 4, 4], [2, 2, 6, 6], [9, 9, 10, 10]])
+    assert jaccard(boxes, np.array([0, 0, 4, 4])) == pytest.approx([1, 4 / 28, 0])
+    image = np.full((10, 12, 3), 100, np.float32)
+    canvas, moved = zoomed_out(image.copy(), boxes)
+    left, top = moved[0, :2].astype(int)
+    assert (moved - boxes == (left, top, left, top)).all()
+    assert (canvas[top : top + 10, left : left + 12] == 100).all()
+    outside = canvas.sum(-1) != 300
+    assert outside.sum() == canvas.shape[0] * canvas.shape[1] - 120
+    assert (canvas[outside] == MEAN_PIXEL[::-1]).all()
+    monkeypatch.setattr(random, "random", lambda: 1.0)  # no change is chosen
+    assert np.abs(distorted(image.copy()) - image).max() < 0.01
 
 
 def marked(height: int = 60, width: int = 80) -> tuple[Image.Image, Image.Image]:
