@@ -38,7 +38,7 @@ class LabeledFolder(LabeledImages):
         yield from super().check(counts)
         kind, suffix = self.labels
         for folder in (self.path, *(self.path / part for part in ("train", *EVALUATION))):
-            known = self._images(folder)
+            known = {path.stem for path in (folder / "images").glob("*")}
             for label in sorted((folder / kind).glob(f"*{suffix}")):
                 if label.stem not in known:
                     yield Problem(f"{label} has no image", "it is not used")
@@ -63,16 +63,16 @@ class LabeledFolder(LabeledImages):
         names, file = sorted(images), self.path / f"{part}.txt"
         if not prefix and file.is_file():
             names = read_names(file)
+        if not names:
+            raise ValueError(f"{file} must name images, got none")
         entries = []
         for name in names:
             if name not in images:
                 raise ValueError(
                     f"{file} must name images of {folder / 'images'}, without suffix, got {name}"
                 )
-            entry = Entry(prefix + name, images[name], folder / kind / f"{name}{suffix}")
-            if not entry.exists:
-                raise ValueError(f"{entry.target} is missing, the label of {entry.image}")
-            entries.append(entry)
+            target = folder / kind / f"{name}{suffix}"
+            entries.append(Entry(prefix + name, images[name], target))
         return entries
 
     def _images(self, folder: Path) -> dict[str, Path]:

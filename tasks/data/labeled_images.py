@@ -58,7 +58,11 @@ class LabeledImages(Dataset):
 
     @abstractmethod
     def lists(self) -> tuple[list[Entry], list[Entry]]:
-        """Return the training and the evaluation entries, whose files exist."""
+        """Return the training and the evaluation entries.
+
+        Raises:
+            ValueError: There are none, or a list is missing or wrong.
+        """
 
     @abstractmethod
     def verify(self, entry: Entry) -> None:

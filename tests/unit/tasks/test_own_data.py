@@ -143,19 +143,24 @@ def test_a_wrong_folder_is_one_line(tmp_path: Path, write: Any, kind: Any, label
     val.rename(path / "val")
     label = next((path / "train" / labels).glob("0.*"))
     hidden = label.rename(label.with_suffix(".hidden"))
-    assert f"{label} is missing, the label of {path}/train/images/0.jpg" in line(path)
+    assert f"{label} cannot be read: No such file" in line(path)
     hidden.rename(label)
     voc_layout.picture(path / "train" / "images" / "0.png")
+    run = MASKS if kind is MaskFolder else BOXES
+    assert check_data.main([*run, f"dataset.path={path}"]) == 1
     assert "0.png and " in line(path) and "must have different names" in line(path)
     flat = tmp_path / "flat"
     write(flat, "a", 1)
     (flat / "train.txt").write_text("a.jpg\n")
     (flat / "val.txt").write_text("a\n")
     assert "train.txt must name images of " in line(flat) and "got a.jpg" in line(flat)
+    (flat / "train.txt").write_text("a\n")
+    (flat / "val.txt").write_text("\n")
+    assert "val.txt must name images, got none" in line(flat)
 
 
 @pytest.mark.parametrize(("write", "kind", "labels"), KINDS)
-def test_labels_without_an_image_are_told(
+def test_labels_without_an_image_and_images_without_a_label_are_told(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], write: Any, kind: Any, labels: str
 ):
     path = split(tmp_path / "own", write)
@@ -165,6 +170,12 @@ def test_labels_without_an_image_are_told(
     assert check_data.main([*run, f"dataset.path={path}"]) == 0
     out = capfd.readouterr().out
     assert f"{path}/train/{labels}/3." in out and "has no image: it is not used" in out
+    for label in sorted((path / "train" / labels).iterdir())[:2]:
+        label.unlink()
+    assert check_data.main([*run, f"dataset.path={path}"]) == 1
+    assert (
+        capfd.readouterr().out.count("cannot be read: No such file or directory: training s") == 2
+    )
 
 
 @pytest.mark.parametrize(
