@@ -34,8 +34,8 @@ SBD = Archive(SBDataset.filename, SBDataset.md5)
 class Masks(LabeledImages):
     """Images with a label for each pixel: 0 is the background, 255 (void) does not count.
 
-    A mask is an image of one number per pixel with a palette (PNG, mode P) or without (L, 1 or 16
-    bits), or a MATLAB file of SBD. The palette of VOC's classes must have VOC's colors, or none.
+    A mask is an image of one number per pixel, with a palette (PNG, mode P) or in 1 to 16 bits of
+    gray, or a MATLAB file of SBD. A palette must have VOC's colors if the classes are VOC's.
 
     Args:
         setup: Gives the seed, the root folder and whether to download.
