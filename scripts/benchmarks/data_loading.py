@@ -32,7 +32,9 @@ BOXES_SIDE = 300  # of SSD300's images
 
 
 def measure_loading(options: Options) -> Iterator[BenchmarkTable]:
-    """Yield a table for each data set."""
+    """Yield the tables of CPU time for photos, then one of images per second for each data set."""
+    yield crops_cost_table(options)
+    yield boxes_cost_table(options)
     for data, model in (("mnist", "fcnet"), ("cifar10", "resnet18")):
         workload = Workload.of(options, data, model)
         loaders: dict[str, tuple[Any, ...]] = {
@@ -43,8 +45,6 @@ def measure_loading(options: Options) -> Iterator[BenchmarkTable]:
         notes = ["shuffled, augmented, normalized and on the device; includes the start of workers"]
         yield _loading_table(options, workload, title, loaders, notes, memory="MB")
     yield photos_table(options)
-    yield crops_cost_table(options)
-    yield boxes_cost_table(options)
 
 
 def photos_table(options: Options) -> BenchmarkTable:

@@ -27,8 +27,8 @@ class SampleKey(NamedTuple):
 def seeded_rng(*words: int | str) -> Iterator[None]:
     """Seed torch's default generator from ``words`` alone and use one thread; restore both on exit.
 
-    torchvision's transforms sample from the default generator. The rounding of their kernels may
-    depend on the number of threads, and worker processes have one thread.
+    Augmentations sample from the default generator. The rounding of torch's kernels may depend on
+    the number of threads, and worker processes have one thread.
     """
     state, threads = torch.get_rng_state(), torch.get_num_threads()
     torch.default_generator.manual_seed(fold_key(*words))

@@ -16,7 +16,13 @@ from lrd.analysis.studies import CellSpec
 from scripts import bench
 from scripts.benchmarks import commands
 from scripts.benchmarks import optimizers as opt
-from scripts.benchmarks.data_loading import photos_table, photos_workload, pil_batches, task_batches
+from scripts.benchmarks.data_loading import (
+    boxes_cost_table,
+    photos_table,
+    photos_workload,
+    pil_batches,
+    task_batches,
+)
 from scripts.benchmarks.measure import ChildProcess, Options
 from tests.helpers.earlier_commit import commit_lrd
 
@@ -64,6 +70,17 @@ def test_the_photos_table_has_both_loaders_with_and_without_workers():
         assert len(line.samples) == 2 and line.unit == "images/s"
         assert all(math.isfinite(n) and n > 0 for n in line.samples)
         assert len(line.ratios) == (0 if line.label == table.baseline else 2)
+
+
+def test_the_cost_table_has_cpu_time_per_image_and_judges_real_photos_alone():
+    table = boxes_cost_table(QUICK)
+    reference, ours = table.lines
+    assert table.baseline == reference.label and ours.label == "ours"
+    assert table.better == "lower" and ours.target is None
+    assert table.title == "CPU time per image of the embedded shapes, 300 x 300"
+    for line in table.lines:
+        assert len(line.samples) == 2 and line.unit == "ms"
+        assert all(0.1 < number < 1000 for number in line.samples)
 
 
 def children(pid: int) -> list[str]:

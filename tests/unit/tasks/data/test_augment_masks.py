@@ -29,6 +29,10 @@ def smooth(height: int, width: int, seed: int = 0) -> np.ndarray:
     return np.clip(128 + 40 * field / field.std(), 0, 255).astype(np.uint8)
 
 
+def eroded(where: np.ndarray, by: int, edge: int = 0) -> np.ndarray:
+    return np.array(ndimage.binary_erosion(where, iterations=by, border_value=edge), bool)
+
+
 def draw(count: int, seed: int = 1) -> list[CropParams]:
     with seeded_rng("crops", seed):
         return [CropParams.sample() for _ in range(count)]
@@ -99,8 +103,8 @@ def test_one_map_is_semsegs_steps_one_after_another(crop: int):
         image, mask = cut(pixels, labels, crop, params)
         other, labels_there = step_by_step(pixels, labels, crop, params)
         assert image.shape == (crop, crop, 3) and image.dtype == mask.dtype == np.uint8
-        inside = ndimage.binary_erosion(labels_there != 255, iterations=3)
-        outside = ndimage.binary_erosion(labels_there == 255, iterations=3)
+        inside = eroded(labels_there != 255, 3)
+        outside = eroded(labels_there == 255, 3)
         apart = np.abs(image - other)
         assert apart[inside | outside].max() < 4 and apart[inside | outside].mean() < 0.6, params
         assert (mask == labels_there)[inside | outside].mean() > 0.93, params
@@ -165,8 +169,8 @@ def test_image_and_mask_stay_together_and_what_lies_outside_is_mean_and_void(cro
         labels = set(mask.unique().tolist())
         assert labels <= {*range(1, 13), 255}  # nearest: no label that was not there
         void = (mask == 255).numpy()
-        inner = ndimage.binary_erosion(void, iterations=4, border_value=1)
-        inside = ndimage.binary_erosion(~void, iterations=4)
+        inner = eroded(void, 4, edge=1)
+        inside = eroded(~void, 4)
         pixels = image.numpy().astype(int)
         outside += inner.sum()
         assert (np.abs(pixels[:, inner] - np.array(MEAN_PIXEL)[:, None]) <= 1).all()
@@ -199,7 +203,7 @@ def test_gray_stays_gray():
             50,
             replace(params, blur=True),
         )
-        inside = ndimage.binary_erosion(labels == 0, iterations=4)
+        inside = eroded(labels == 0, 4)
         assert np.ptp(pixels[inside], axis=-1).max(initial=0) == 0
 
 
