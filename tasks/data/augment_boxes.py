@@ -1,6 +1,7 @@
 """SSD's augmentation of images with boxes, by OpenCV."""
 
 from dataclasses import dataclass
+from itertools import permutations
 
 import cv2
 import numpy as np
@@ -13,6 +14,7 @@ cv2.setNumThreads(1)  # worker processes load images side by side
 
 MAX_ZOOM = 4.0
 MIN_OVERLAPS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)  # 1: the whole image
+ORDERS = tuple(permutations(range(3)))  # of the channels; the first one changes nothing
 TRIES = 50  # crops for one of the overlaps
 
 
@@ -81,8 +83,8 @@ def resize(
 class ColorParams:
     """A distortion of colors with the numbers of SSD's Caffe code (``ssd_pascal.py``).
 
-    That code's ``random_order_prob`` is 0, so channels keep their order; ssd.pytorch reorders them
-    with probability 0.5.
+    Channels change their order with probability 0.5, as in ssd.pytorch; Caffe's script for VOC sets
+    ``random_order_prob`` to 0.
 
     Args:
         brightness: What to add to all pixels, of 0 ... 255.
@@ -90,6 +92,7 @@ class ColorParams:
         saturation: Factor of HSV's saturation.
         hue: Turn of HSV's hue in degrees: Caffe's 18 are of 180.
         contrast_first: Change the contrast before saturation and hue, not after.
+        order: Which channel becomes the first, the second and the third.
     """
 
     brightness: float = 0.0
@@ -97,18 +100,20 @@ class ColorParams:
     saturation: float = 1.0
     hue: float = 0.0
     contrast_first: bool = True
+    order: tuple[int, ...] = ORDERS[0]
 
     @staticmethod
     def sample() -> "ColorParams":
         """Sample each from torch's default generator, with probability 0.5 a neutral value."""
-        draws = torch.rand(9).tolist()
-        chosen = [draw < 0.5 for draw in draws[:5]]
+        draws = torch.rand(11).tolist()
+        chosen = [draw < 0.5 for draw in draws[:6]]
         return ColorParams(
-            32 * (2 * draws[5] - 1) if chosen[0] else 0.0,
-            0.5 + draws[6] if chosen[1] else 1.0,
-            0.5 + draws[7] if chosen[2] else 1.0,
-            36 * (2 * draws[8] - 1) if chosen[3] else 0.0,
+            32 * (2 * draws[6] - 1) if chosen[0] else 0.0,
+            0.5 + draws[7] if chosen[1] else 1.0,
+            0.5 + draws[8] if chosen[2] else 1.0,
+            36 * (2 * draws[9] - 1) if chosen[3] else 0.0,
             chosen[4],
+            ORDERS[int(draws[10] * len(ORDERS))] if chosen[5] else ORDERS[0],
         )
 
 
@@ -130,7 +135,8 @@ def distort_colors(pixels: np.ndarray, params: ColorParams) -> np.ndarray:
         table = np.rint([[*zip(hues, saturations, levels, strict=True)]]).astype(np.uint8)
         hsv = cv2.LUT(cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV_FULL), table)
         pixels = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
-    return _map_levels(pixels, last)
+    pixels = _map_levels(pixels, last)
+    return pixels if params.order == ORDERS[0] else pixels[..., list(params.order)]
 
 
 def sample_crop(boxes: np.ndarray, width: int, height: int) -> tuple[int, int, int, int]:

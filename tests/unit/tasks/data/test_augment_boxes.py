@@ -1,5 +1,6 @@
 """Augmentation of images with boxes: colors, distributions, and that boxes move with pixels."""
 
+from collections import Counter
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,8 @@ def distorted_by_hand(image: np.ndarray, params: ColorParams) -> np.ndarray:
     saturation = np.clip(saturation * params.saturation, 0, 1)
     hsv = np.stack([(hue + params.hue / 360) % 1, saturation, value], -1)
     pixels = 255 * hsv_to_rgb(hsv)
-    return pixels if params.contrast_first else contrast(pixels)
+    pixels = pixels if params.contrast_first else contrast(pixels)
+    return np.stack([pixels[:, :, channel] for channel in params.order], -1)
 
 
 def drawn_by_hand(rng: np.random.Generator) -> ColorParams:
@@ -71,6 +73,7 @@ def drawn_by_hand(rng: np.random.Generator) -> ColorParams:
         saturation=half(rng.uniform(0.5, 1.5), 1),
         hue=half(2 * rng.uniform(-18, 18), 0),
         contrast_first=rng.random() < 0.5,
+        order=tuple(rng.permutation(3).tolist()) if rng.random() < 0.5 else (0, 1, 2),
     )
 
 
@@ -110,7 +113,12 @@ def test_the_parameters_of_the_distortion_are_ssds():
         assert stats.binomtest(len(changed), 2000, 0.5).pvalue > 0.01
         assert stats.kstest(changed, stats.uniform(low, high - low).cdf).pvalue > 0.01
     assert stats.binomtest(sum(columns[4]), 2000, 0.5).pvalue > 0.01
-    assert np.abs(np.corrcoef(columns) - np.eye(5)).max() < 0.1
+    assert np.abs(np.corrcoef(columns[:5]) - np.eye(5)).max() < 0.1
+    orders = Counter(columns[5])
+    expected = [1000 + 1000 / 6, *[1000 / 6] * 5]  # half keep their order, and a sixth of the rest
+    assert orders.most_common(1)[0][0] == (0, 1, 2)
+    counts = [number for _, number in orders.most_common()]
+    assert stats.chisquare(counts, expected).pvalue > 0.01
 
 
 def spread(images: list[np.ndarray], draws: int, ours: bool) -> tuple[float, float]:
