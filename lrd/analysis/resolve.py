@@ -1,15 +1,16 @@
 """From overrides to configurations and fingerprints, and from an experiment to its jobs.
 
 A page asks for several hundred configurations that differ in few groups. So the groups of a command
-line are composed once per process, and its values are set in a copy: Hydra applies values after
-all groups too.
+line are composed once, and its values are set in a copy: Hydra applies values after all groups too.
+A value that others may depend on, or that has to be converted, is left to Hydra.
 """
 
 import pickle
+import re
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, fields
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache, partial
 from typing import Any
 
@@ -17,15 +18,18 @@ import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, OmegaConf
+from hydra.core.override_parser.types import Override
+from omegaconf import OmegaConf
 
 from lrd.config.compose import (
     CONFIGS,
+    check,
     compose,
     composer,
     config_dirs,
     format_error,
     require_checkout,
+    settle,
     to_config,
 )
 from lrd.config.composer import Composer
@@ -34,6 +38,8 @@ from lrd.config.parallel import run_jobs
 from lrd.config.schema import Config
 
 WORTH_A_PROCESS = 8  # compositions, from which a second process is
+REFERENCE = re.compile(r"\$\{(\w+(?:\.\w+)*)\}")
+ENVIRONMENT = re.compile(r"\$\{oc\.env:[^${}]*\}")
 NUMBERS = {f.name for f in fields(Config) if f.type in (int, float)}  # settings without a group
 
 
@@ -55,6 +61,16 @@ class Resolved:
     fingerprint: str
 
 
+@dataclass(frozen=True)
+class _Base:
+    """What a choice of groups makes: the checked ``config``, pickled, and the settings to which
+    others refer."""
+
+    config: bytes
+    references: frozenset[str]
+
+
+_bases: dict[tuple[Composer, tuple[str, ...]], _Base | None] = {}
 _resolved: dict[tuple[Composer, tuple[str, ...]], Resolved] = {}
 
 
@@ -62,7 +78,7 @@ def resolve(overrides: Sequence[str]) -> Resolved:
     """Return what ``python run.py OVERRIDES`` would run. Raises ValueError in one line."""
     key = composer(), tuple(overrides)
     if key not in _resolved:
-        config = to_config(_recompose(overrides))
+        config = _with_values(overrides) or to_config(compose(overrides))
         found = identity(config)
         _resolved[key] = Resolved(config, found, fingerprint(found))
     return _resolved[key]
@@ -74,47 +90,95 @@ def resolve_cell(cell: CellSpec, overrides: Sequence[str] = ()) -> Resolved:
 
 
 def resolve_cells(requests: Iterable[tuple[CellSpec, Sequence[str]]]) -> None:
-    """Resolve many cells on all cores, for :func:`resolve_cell` to return at once. What is wrong
-    with one is left to it."""
-    groups: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
-    for line in dict.fromkeys(_command_line(*request) for request in requests):
-        if (composer(), line) not in _resolved:
-            groups.setdefault(_groups_of(line), []).append(line)
-    if len(groups) >= WORTH_A_PROCESS:
-        for found in run_jobs([partial(_resolve_group, lines) for lines in groups.values()]):
-            _resolved.update({(composer(), line): each for line, each in found.items()})
-
-
-def _resolve_group(lines: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], Resolved]:
-    found = {}
-    for line in lines:
-        with suppress(ValueError):
-            found[line] = resolve(line)
-    return found
+    """Compose many cells on all cores, for :func:`resolve_cell` to be fast. What is wrong with one
+    is left to it."""
+    asked = dict.fromkeys(_groups_of(_command_line(*request)) for request in requests)
+    new = [groups for groups in asked if (composer(), groups) not in _bases]
+    if len(new) >= WORTH_A_PROCESS:
+        made = run_jobs([partial(_compose_groups, groups) for groups in new])
+        _bases.update(zip(((composer(), groups) for groups in new), made, strict=True))
 
 
 def _command_line(cell: CellSpec, overrides: Sequence[str]) -> tuple[str, ...]:
     return (f"+experiment={cell.experiment}", *cell.overrides, *overrides)
 
 
-def _recompose(overrides: Sequence[str]) -> DictConfig:
-    """Compose as ``compose`` does, but each choice of groups once."""
-    values = [o for o in overrides if _is_value(o)]
+def _with_values(overrides: Sequence[str]) -> Config | None:
+    """Return what the groups make, with the values set in a copy; None where that may be something
+    else than what ``compose`` returns, or where it raises."""
+    key = composer(), _groups_of(overrides)
+    if key not in _bases:
+        _bases[key] = _compose_groups(key[1])
+    if (base := _bases[key]) is None:
+        return None
+    config: Config = pickle.loads(base.config)
     try:
-        parsed = OverridesParser.create().parse_overrides(values)
-        if any(o.is_sweep_override() for o in parsed):
-            return compose(overrides)
-        config = pickle.loads(_compose_groups(_groups_of(overrides), composer()))
-        for override in parsed:
-            OmegaConf.update(config, override.key_or_group, override.value())
-        return config
+        for override in map(_parse, filter(_is_value, overrides)):
+            name = override.key_or_group
+            if any(_overlap(name, other) for other in base.references):
+                return None
+            _set_value(config, name, override.value())
+        for node in (*vars(config).values(), config):
+            if is_dataclass(node):
+                node.__post_init__()  # type: ignore[attr-defined] -- its rules
+        return settle(config)
     except Exception:
-        return compose(overrides)  # raises with the right message
+        return None
+
+
+def _compose_groups(groups: tuple[str, ...]) -> _Base | None:
+    """Return what a choice of groups makes; None if it is incomplete, or if it refers to settings
+    in other ways than by their names."""
+    try:
+        composed = compose(groups)
+        references = _references(OmegaConf.to_container(composed))
+        return _Base(pickle.dumps(check(composed)), frozenset(references))
+    except ValueError:
+        return None
+
+
+def _references(node: Any) -> Iterator[str]:
+    """Yield the settings that interpolations name. Raises ValueError where one has another form."""
+    if isinstance(node, dict | list):
+        for value in node.values() if isinstance(node, dict) else node:
+            yield from _references(value)
+    elif isinstance(node, str) and "${" in node:
+        text = ENVIRONMENT.sub("", node)
+        yield from REFERENCE.findall(text)
+        if "${" in REFERENCE.sub("", text):
+            raise ValueError(node)
+
+
+def _overlap(name: str, other: str) -> bool:
+    """Return whether one setting is the other or holds it."""
+    return f"{name}.".startswith(f"{other}.") or f"{other}.".startswith(f"{name}.")
 
 
 @cache
-def _compose_groups(overrides: tuple[str, ...], using: Composer) -> bytes:
-    return pickle.dumps(compose(overrides))  # faster to copy than by deepcopy
+def _parse(override: str) -> Override:
+    return OverridesParser.create().parse_override(override)
+
+
+def _set_value(config: Config, name: str, value: Any) -> None:
+    """Set what has a value already. Raises TypeError or LookupError where OmegaConf would convert
+    the value, add it or reject it."""
+    if not isinstance(value, int | float | str | None) or "${" in str(value) or value == "???":
+        raise TypeError(value)
+    *path, last = name.split(".")
+    node: Any = config
+    for part in path:
+        node = node[part] if isinstance(node, dict) else getattr(node, part)
+    if isinstance(node, dict):
+        if isinstance(node[last], dict | list):
+            raise TypeError(value)
+        node[last] = value
+        return
+    (kind,) = (f.type for f in fields(node) if f.name == last)
+    if kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not kind:
+        raise TypeError(value)
+    setattr(node, last, value)
 
 
 def _groups_of(overrides: Iterable[str]) -> tuple[str, ...]:
@@ -143,7 +207,7 @@ def _sweep_parameters(experiment: str, using: Composer) -> dict[str, str]:
         _, launch = using.compose([f"+experiment={experiment}"])
     except Exception as error:
         raise ValueError(format_error(error)) from error
-    params = OmegaConf.select(launch, "sweeper.params") or {}
+    params = OmegaConf.select(OmegaConf.create(launch), "sweeper.params") or {}
     return {str(name): str(text) for name, text in params.items()}
 
 

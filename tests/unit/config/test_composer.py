@@ -74,7 +74,7 @@ def test_what_an_experiment_says_to_hydra():
     for experiment in list_experiments():
         _, launch = composer().compose([f"+experiment={experiment}"])
         expected = load([f"+experiment={experiment}"], return_hydra_config=True).hydra.sweeper
-        assert OmegaConf.select(launch, "sweeper.params") == expected.params
+        assert OmegaConf.create(launch).sweeper.params == expected.params
 
 
 def test_options_of_ones_own_are_read_anew(tmp_path: Path):
