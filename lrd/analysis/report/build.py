@@ -113,7 +113,8 @@ def build_page(
     drafts = [_draft_chapter(names, RunVariant(), frames, overrides)]
     variants = find_variants(names, frames, overrides)
     drafts += [_draft_chapter(names, variant, frames, overrides) for variant in variants.shown]
-    jobs = {key: job for draft in drafts for key, job in draft.jobs(frames).items()}
+    jobs = {key: job for draft in drafts for key, job in draft.figure_jobs().items()}  # the longest
+    jobs |= {key: job for draft in drafts for key, job in draft.number_jobs(frames).items()}
     done = run_jobs([partial(_attempt, job) for job in jobs.values()])
     results = dict(zip(jobs, done, strict=True))
     full, *others = (draft.finish(results) for draft in drafts)
@@ -211,11 +212,16 @@ class _ChapterDraft:
     studies: Mapping[str, tuple[Study, Sequence[str]]]
     sections: Mapping[str, Sequence[Sequence["_Draft"]]]
 
-    def jobs(self, frames: RunFrames) -> dict[Any, Callable[[], Any]]:
-        """Return what makes each section and verdict; figures take longest."""
+    def figure_jobs(self) -> dict[Any, Callable[[], Any]]:
+        """Return what draws each figure."""
+        figures = [figure for _, figures in self.sections.values() for figure in figures]
+        return {each.section.key: each.build for each in figures if each.build}
+
+    def number_jobs(self, frames: RunFrames) -> dict[Any, Callable[[], Any]]:
+        """Return what makes each table and each verdict."""
+        tables = [table for tables, _ in self.sections.values() for table in tables]
         jobs: dict[Any, Callable[[], Any]] = {}
-        for tables, figures in self.sections.values():
-            jobs |= {each.section.key: each.build for each in (*figures, *tables) if each.build}
+        jobs |= {each.section.key: each.build for each in tables if each.build}
         for name, (study, rest) in self.studies.items():
             for claim in study.claims:
                 one = replace(study, claims=(claim,))
