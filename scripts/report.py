@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ValueError(f"--runs must be a directory of runs, got {args.runs}")
         request = StudyRequest(args, default="lrd_paper")
         names = request.names if set(request.names) & set(args.words) else list(study_files())
-        settings, overrides = dashboards.split_settings(request.overrides)
+        settings, overrides = dashboards.split_settings(request.overrides, args.wandb)
         frames = request.frames()
         out = Path(args.out or Path(args.runs) / "report.html")
         page, problems = build_page(names, frames, out, overrides)

@@ -33,15 +33,21 @@ LABELS = ("dataset", "model", "optimizer", "arm", "p")  # the first columns of a
 PINNED = ("config:optimizer.value", "config:arm.value", "config:p.value", "config:seed.value")
 
 
-def split_settings(overrides: Sequence[str]) -> tuple[WandbSettings, list[str]]:
+def split_settings(
+    overrides: Sequence[str], are_used: bool = True
+) -> tuple[WandbSettings, list[str]]:
     """Return ``wandb.*`` as run.py resolves it, and the other overrides.
+
+    Args:
+        overrides: those of a command line.
+        are_used: the settings are; else they are checked alone.
 
     Raises:
         ValueError: in one line, for a wrong setting.
     """
     ours = [override for override in overrides if override.startswith("wandb.")]
     rest = [override for override in overrides if override not in ours]
-    return resolve(ours).config.wandb, rest
+    return (resolve(ours).config.wandb if ours or are_used else WandbSettings()), rest
 
 
 def log_report(

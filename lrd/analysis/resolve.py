@@ -23,13 +23,13 @@ from omegaconf import OmegaConf
 
 from lrd.config.compose import (
     CONFIGS,
-    check,
+    check_config,
     compose,
     composer,
     config_dirs,
     format_error,
     require_checkout,
-    settle,
+    settle_config,
     to_config,
 )
 from lrd.config.composer import Composer
@@ -63,11 +63,12 @@ class Resolved:
 
 @dataclass(frozen=True)
 class _Base:
-    """What a choice of groups makes: the checked ``config``, pickled, and the settings to which
-    others refer."""
+    """What a choice of groups makes: the checked ``config``, pickled, the settings to which others
+    refer, and what its files say to Hydra to sweep."""
 
     config: bytes
     references: frozenset[str]
+    sweep: dict[str, str]
 
 
 _bases: dict[tuple[Composer, tuple[str, ...]], _Base | None] = {}
@@ -92,7 +93,10 @@ def resolve_cell(cell: CellSpec, overrides: Sequence[str] = ()) -> Resolved:
 def resolve_cells(requests: Iterable[tuple[CellSpec, Sequence[str]]]) -> None:
     """Compose many cells on all cores, for :func:`resolve_cell` to be fast. What is wrong with one
     is left to it."""
-    asked = dict.fromkeys(_groups_of(_command_line(*request)) for request in requests)
+    asked: dict[tuple[str, ...], None] = {}
+    for cell, overrides in requests:
+        asked |= {_groups_of(_command_line(cell, overrides)): None}
+        asked |= {(f"+experiment={cell.experiment}",): None}  # for sweep_parameters
     new = [groups for groups in asked if (composer(), groups) not in _bases]
     if len(new) >= WORTH_A_PROCESS:
         made = run_jobs([partial(_compose_groups, groups) for groups in new])
@@ -106,10 +110,7 @@ def _command_line(cell: CellSpec, overrides: Sequence[str]) -> tuple[str, ...]:
 def _with_values(overrides: Sequence[str]) -> Config | None:
     """Return what the groups make, with the values set in a copy; None where that may be something
     else than what ``compose`` returns, or where it raises."""
-    key = composer(), _groups_of(overrides)
-    if key not in _bases:
-        _bases[key] = _compose_groups(key[1])
-    if (base := _bases[key]) is None:
+    if (base := _base_of(_groups_of(overrides))) is None:
         return None
     config: Config = pickle.loads(base.config)
     try:
@@ -121,19 +122,26 @@ def _with_values(overrides: Sequence[str]) -> Config | None:
         for node in (*vars(config).values(), config):
             if is_dataclass(node):
                 node.__post_init__()  # type: ignore[attr-defined] -- its rules
-        return settle(config)
+        return settle_config(config)
     except Exception:
         return None
 
 
+def _base_of(groups: tuple[str, ...]) -> _Base | None:
+    key = composer(), groups
+    if key not in _bases:
+        _bases[key] = _compose_groups(groups)
+    return _bases[key]
+
+
 def _compose_groups(groups: tuple[str, ...]) -> _Base | None:
-    """Return what a choice of groups makes; None if it is incomplete, or if it refers to settings
-    in other ways than by their names."""
+    """Return what a choice of groups makes; None if it is wrong or incomplete, or if it refers to
+    settings in other ways than by their names."""
     try:
-        composed = compose(groups)
-        references = _references(OmegaConf.to_container(composed))
-        return _Base(pickle.dumps(check(composed)), frozenset(references))
-    except ValueError:
+        composed, launch = composer().compose(groups)
+        references = frozenset(_references(OmegaConf.to_container(composed)))
+        return _Base(pickle.dumps(check_config(composed)), references, _sweep_of(launch))
+    except Exception:
         return None
 
 
@@ -197,25 +205,32 @@ def setting_name(override: str) -> str:
 
 def sweep_parameters(experiment: str) -> dict[str, str]:
     """Return what an experiment sweeps, as on the command line. Raises ValueError if unknown."""
-    return _sweep_parameters(experiment, composer())
-
-
-@cache
-def _sweep_parameters(experiment: str, using: Composer) -> dict[str, str]:
+    groups = (f"+experiment={experiment}",)
+    if base := _base_of(groups):
+        return base.sweep
     require_checkout()
     try:
-        _, launch = using.compose([f"+experiment={experiment}"])
+        return _sweep_of(composer().compose(groups)[1])
     except Exception as error:
         raise ValueError(format_error(error)) from error
+
+
+def _sweep_of(launch: dict[str, Any]) -> dict[str, str]:
     params = OmegaConf.select(OmegaConf.create(launch), "sweeper.params") or {}
     return {str(name): str(text) for name, text in params.items()}
 
 
 def sweep_values(name: str, text: str) -> list[str]:
     """Return the values of a sweep in Hydra's grammar: ``0,1,2`` or ``range(0,10)``."""
+    return list(_sweep_values(name, text, composer()))
+
+
+@cache
+def _sweep_values(name: str, text: str, using: Composer) -> tuple[str, ...]:
+    """``using``: the options, of which ``glob(*)`` are values."""
     with _configs() as parser:
         (override,) = parser.parse_overrides([f"{name}={text}"])
-    return list(override.sweep_string_iterator()) if override.is_sweep_override() else [text]
+    return tuple(override.sweep_string_iterator()) if override.is_sweep_override() else (text,)
 
 
 def config_option() -> list[str]:

@@ -51,10 +51,10 @@ def to_config(cfg: DictConfig) -> Config:
     Raises:
         ValueError: an unknown key, a wrong type or a broken rule, in one line.
     """
-    return settle(check(cfg))
+    return settle_config(check_config(cfg))
 
 
-def check(cfg: DictConfig) -> Config:
+def check_config(cfg: DictConfig) -> Config:
     """Return a composed configuration with its interpolations resolved. Raises ValueError, in one
     line, for an unknown key, a wrong type or a broken rule."""
     try:
@@ -66,7 +66,7 @@ def check(cfg: DictConfig) -> Config:
     return config
 
 
-def settle(config: Config) -> Config:
+def settle_config(config: Config) -> Config:
     """Do to a checked configuration, in place, what :func:`to_config` does besides."""
     for group in OWN_CLASS:
         if not getattr(config, group):
