@@ -8,7 +8,7 @@ A value that others may depend on, or that has to be converted, is left to Hydra
 import pickle
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache, partial
@@ -35,7 +35,7 @@ from lrd.config.compose import (
 from lrd.config.composer import Composer
 from lrd.config.fingerprint import fingerprint, identity
 from lrd.config.parallel import run_jobs
-from lrd.config.schema import Config
+from lrd.config.schema import Config, WandbSettings
 
 WORTH_A_PROCESS = 8  # compositions, from which a second process is
 REFERENCE = re.compile(r"\$\{(\w+(?:\.\w+)*)\}")
@@ -85,21 +85,41 @@ def resolve(overrides: Sequence[str]) -> Resolved:
     return _resolved[key]
 
 
+def split_wandb_settings(
+    overrides: Sequence[str], are_used: bool = True
+) -> tuple[WandbSettings, list[str]]:
+    """Return ``wandb.*`` as run.py resolves it, and the other overrides.
+
+    Args:
+        overrides: those of a command line.
+        are_used: the settings are; else they are checked alone.
+
+    Raises:
+        ValueError: in one line, for a wrong setting.
+    """
+    ours = [override for override in overrides if override.startswith("wandb.")]
+    rest = [override for override in overrides if override not in ours]
+    return (resolve(ours).config.wandb if ours or are_used else WandbSettings()), rest
+
+
 def resolve_cell(cell: CellSpec, overrides: Sequence[str] = ()) -> Resolved:
     """Return the configuration of a cell under further overrides."""
     return resolve(_command_line(cell, overrides))
 
 
-def resolve_cells(requests: Iterable[tuple[CellSpec, Sequence[str]]]) -> None:
+def resolve_cells(
+    requests: Iterable[tuple[CellSpec, Sequence[str]]],
+    meanwhile: Callable[[], object] = lambda: None,
+) -> None:
     """Compose many cells on all cores, for :func:`resolve_cell` to be fast. What is wrong with one
-    is left to it."""
+    is left to it. ``meanwhile`` runs in this process, where there is something to compose."""
     asked: dict[tuple[str, ...], None] = {}
     for cell, overrides in requests:
         asked |= {_groups_of(_command_line(cell, overrides)): None}
         asked |= {(f"+experiment={cell.experiment}",): None}  # for sweep_parameters
     new = [groups for groups in asked if (composer(), groups) not in _bases]
     if len(new) >= WORTH_A_PROCESS:
-        made = run_jobs([partial(_compose_groups, groups) for groups in new])
+        made = run_jobs([partial(_compose_groups, groups) for groups in new], meanwhile)
         _bases.update(zip(((composer(), groups) for groups in new), made, strict=True))
 
 

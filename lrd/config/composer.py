@@ -7,7 +7,8 @@ which say how to launch, are left out. A test compares the results.
 """
 
 import pickle
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,17 +25,23 @@ from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf
 
 SCHEMA = "schema"  # the first file of config.yaml: the types of the closed settings
-_interpolation_map = defaults_list._create_interpolation_map
 
 
-def _needed_interpolation_map(overrides: Any, defaults: Any, self_added: bool) -> Any:
-    """Do as Hydra where a list of files has an interpolation. Hydra builds the map, which takes
-    most of its time, for every file."""
-    if any(default.is_interpolation() for default in defaults):
-        return _interpolation_map(overrides, defaults, self_added)
+@contextmanager
+def _few_interpolation_maps() -> Iterator[None]:
+    """Have Hydra make the map of all choices, which takes most of its time, for the lists of files
+    that have an interpolation, not for every file."""
+    make = defaults_list._create_interpolation_map
 
+    def make_if_needed(overrides: Any, defaults: Any, self_added: bool) -> Any:
+        if any(default.is_interpolation() for default in defaults):
+            return make(overrides, defaults, self_added)
 
-defaults_list._create_interpolation_map = _needed_interpolation_map
+    defaults_list._create_interpolation_map = make_if_needed
+    try:
+        yield
+    finally:
+        defaults_list._create_interpolation_map = make
 
 
 class _Files(CachingConfigRepository):
@@ -96,9 +103,10 @@ class Composer:
         parsed = OverridesParser.create(self._loader).parse_overrides(list(overrides))
         if any(o.is_sweep_override() or o.key_or_group.startswith("hydra") for o in parsed):
             raise ValueError("sweeps, and what is Hydra's own, are for hydra.compose")
-        found = defaults_list.create_defaults_list(
-            self._files, "config", parsed, prepend_hydra=False, skip_missing=False
-        )
+        with _few_interpolation_maps():
+            found = defaults_list.create_defaults_list(
+                self._files, "config", parsed, prepend_hydra=False, skip_missing=False
+            )
         schema, *defaults = found.defaults
         if schema.config_path != SCHEMA:
             raise ValueError(f"{schema.config_path} before {SCHEMA} is for hydra.compose")

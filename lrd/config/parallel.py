@@ -14,16 +14,19 @@ Result = TypeVar("Result")
 _jobs: Sequence[Callable[[], Any]] = ()  # of the forked processes
 
 
-def run_jobs(jobs: Sequence[Callable[[], Result]]) -> list[Result]:
+def run_jobs(
+    jobs: Sequence[Callable[[], Result]], meanwhile: Callable[[], object] = lambda: None
+) -> list[Result]:
     """Return the results of jobs, in their order. The longest ones should come first.
 
     On Linux processes are forked: they have all that is loaded, and send their results alone, which
     must pickle. They do not live long enough to collect garbage. Elsewhere the jobs run in turn.
-    Raises what a job raises.
+    ``meanwhile`` runs in this process. Raises what a job raises.
     """
     global _jobs
     n = min(len(jobs), _usable_cores())
     if n < 2:
+        meanwhile()
         return [job() for job in jobs]
     _jobs = jobs
     try:
@@ -31,7 +34,9 @@ def run_jobs(jobs: Sequence[Callable[[], Result]]) -> list[Result]:
             # Python 3.12 on warns of threads that hold locks; those of numpy's BLAS are idle.
             warnings.simplefilter("ignore", DeprecationWarning)
             with ProcessPoolExecutor(n, get_context("fork"), gc.disable) as pool:
-                return list(pool.map(_run, range(len(jobs))))
+                results = pool.map(_run, range(len(jobs)))  # forks here
+                meanwhile()
+                return list(results)
     finally:
         _jobs = ()
 
