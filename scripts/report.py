@@ -13,6 +13,8 @@ figures to Weights & Biases, as one run; wandb.* say where, as for run.py, or WA
 
 import sys
 from collections.abc import Sequence
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 from lrd.analysis.command_line import StudyRequest, run_command, study_parser
@@ -25,16 +27,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_intermixed_args(arguments)
 
     def body() -> int:
-        from lrd.analysis import dashboards
-        from lrd.analysis.plotting import write_file
-        from lrd.analysis.report import build_page
+        from lrd.analysis.resolve import resolve_cells, split_wandb_settings
+        from lrd.analysis.studies.find import find_study
         from lrd.analysis.studies.read import study_files
 
         if Path(args.runs).exists() and not Path(args.runs).is_dir():
             raise ValueError(f"--runs must be a directory of runs, got {args.runs}")
         request = StudyRequest(args, default="lrd_paper")
         names = request.names if set(request.names) & set(args.words) else list(study_files())
-        settings, overrides = dashboards.split_settings(request.overrides)
+        settings, overrides = split_wandb_settings(request.overrides, args.wandb)
+        studies = [find_study(name, overrides) for name in names]
+        cells = [(cell, rest) for study, rest in studies for cell in study.cells()]
+        resolve_cells(cells, meanwhile=partial(import_module, "lrd.analysis.report"))
+
+        from lrd.analysis.plotting import write_file
+        from lrd.analysis.report import build_page
+
         frames = request.frames()
         out = Path(args.out or Path(args.runs) / "report.html")
         page, problems = build_page(names, frames, out, overrides)
@@ -43,6 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for problem in problems:
             print(f"note: {problem}", file=sys.stderr)
         if args.wandb:
+            from lrd.analysis import dashboards
+
             try:
                 print(f"wandb: {dashboards.log_report(names, frames, settings, overrides)}")
             except Exception as error:  # the page is written, whatever wandb raises

@@ -23,9 +23,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def body() -> int:
         from lrd.analysis import dashboards
+        from lrd.analysis.resolve import split_wandb_settings
 
         request = StudyRequest(args, default="lrd_paper")
-        settings, request.overrides = dashboards.split_settings(request.overrides)
+        settings, request.overrides = split_wandb_settings(request.overrides)
         found = request.studies()
         figures = dashboards.learning_curves(study for study, _ in found)
         if not figures:

@@ -17,7 +17,7 @@ from lrd.analysis.matching import require_distinct
 from lrd.analysis.plotting.figure import draw_figure, encode
 from lrd.analysis.plotting.series import TRAINING_LOSS, collect_figure
 from lrd.analysis.report.variants import RunVariant, find_variants
-from lrd.analysis.resolve import resolve, resolve_cell
+from lrd.analysis.resolve import resolve_cell
 from lrd.analysis.studies import CellSpec, FigureSpec, GroupSpec, Study
 from lrd.analysis.studies.find import figures_of, find_study, tables_of
 from lrd.analysis.tables import cells_frame, table_parts
@@ -31,17 +31,6 @@ if TYPE_CHECKING:
 
 LABELS = ("dataset", "model", "optimizer", "arm", "p")  # the first columns of a dashboard
 PINNED = ("config:optimizer.value", "config:arm.value", "config:p.value", "config:seed.value")
-
-
-def split_settings(overrides: Sequence[str]) -> tuple[WandbSettings, list[str]]:
-    """Return ``wandb.*`` as run.py resolves it, and the other overrides.
-
-    Raises:
-        ValueError: in one line, for a wrong setting.
-    """
-    ours = [override for override in overrides if override.startswith("wandb.")]
-    rest = [override for override in overrides if override not in ours]
-    return resolve(ours).config.wandb, rest
 
 
 def log_report(

@@ -1,7 +1,8 @@
 """Statistics of paired differences: intervals, tests, sample sizes and pooled estimates.
 
 A number that the data do not determine is None. scipy and statsmodels compute what they know; they
-are imported where they are used, so that a command starts fast.
+are imported where they are used, so that a command starts fast. What a page asks of scipy is in
+scipy.special, which loads in a quarter of the time of scipy.stats.
 """
 
 import math
@@ -30,10 +31,10 @@ def half_width(samples: Any, level: float = 0.95) -> Any:
 
 
 @cache
-def _t_quantile(share: float, degrees: int) -> float:
-    from scipy import stats
+def _t_quantile(share: float, degrees: float) -> float:
+    from scipy import special
 
-    return float(stats.t.ppf(share, degrees))
+    return float(special.stdtrit(degrees, share))
 
 
 @dataclass(frozen=True)
@@ -83,12 +84,12 @@ class PairedDifferences:
     @property
     def p_t(self) -> float | None:
         """Two-sided p of the paired t test; below 0.05 exactly where 0 is outside ``interval``."""
-        from scipy import stats
+        from scipy import special
 
-        if not self.sd:
+        if not self.sd or self.mean is None:
             return None
-        found: Any = stats.ttest_1samp(self.values, 0)
-        return float(found.pvalue)
+        t = self.mean / (self.sd / sqrt(self.n))
+        return float(2 * special.stdtr(self.n - 1, -abs(t)))
 
     @cached_property
     def p_permutation(self) -> float | None:
@@ -203,10 +204,10 @@ def sign_flip(differences: Sequence[float]) -> float:
     Returns:
         p; 1 where no pair differs.
     """
-    from scipy import stats
-
     x = np.asarray(differences, dtype=np.float64)
     if x.size > EXACT:
+        from scipy import stats
+
         options = {"permutation_type": "samples", "vectorized": True, "batch": 1000, "rng": 0}
         found: Any = stats.permutation_test((x,), np.sum, n_resamples=RESAMPLES, **options)
         return float(found.pvalue)
@@ -272,8 +273,6 @@ class Pooled:
         short; it is never shorter than the one over seeds alone. None below two seeds or
         configurations, or without a standard deviation.
         """
-        from scipy import stats
-
         interval, parts = self.effect.t_interval(0.95), []
         for each in (self.effect, self.by_cell):
             if each.sd is None:
@@ -283,7 +282,7 @@ class Pooled:
         if not total or interval is None:
             return None
         degrees = total**2 / sum(part**2 / free for part, free in parts)
-        half = float(stats.t.ppf(0.975, degrees)) * sqrt(total)
+        half = _t_quantile(0.975, degrees) * sqrt(total)
         mean, (low, high) = fmean(self.effect.values), interval
         return min(mean - half, low), max(mean + half, high)
 

@@ -51,12 +51,23 @@ def to_config(cfg: DictConfig) -> Config:
     Raises:
         ValueError: an unknown key, a wrong type or a broken rule, in one line.
     """
+    return settle_config(check_config(cfg))
+
+
+def check_config(cfg: DictConfig) -> Config:
+    """Return a composed configuration with its interpolations resolved. Raises ValueError, in one
+    line, for an unknown key, a wrong type or a broken rule."""
     try:
         _reject_unknown(cfg, Config, "", partial(_settings_of, cfg))
         config = OmegaConf.to_object(cfg)
     except OmegaConfBaseException as error:
         raise ValueError(format_error(error)) from error
     assert isinstance(config, Config)
+    return config
+
+
+def settle_config(config: Config) -> Config:
+    """Do to a checked configuration, in place, what :func:`to_config` does besides."""
     for group in OWN_CLASS:
         if not getattr(config, group):
             raise ValueError(none_chosen(group))

@@ -234,7 +234,7 @@ def heterogeneity_p(differences: Any) -> float | None:
     Two-way layout of comparisons and seeds, with Greenhouse and Geisser's correction. None below
     two comparisons or seeds, or without spread.
     """
-    from scipy import stats
+    from scipy import special
 
     d = np.asarray(differences, dtype=float)
     d = d[:, ~np.isnan(d).any(0)]
@@ -249,7 +249,8 @@ def heterogeneity_p(differences: Any) -> float | None:
     covariance = residuals @ residuals.T
     epsilon = np.trace(covariance) ** 2 / ((k - 1) * (covariance**2).sum())
     epsilon = min(1.0, float(epsilon))
-    return float(stats.f.sf(between / within, epsilon * (k - 1), epsilon * (k - 1) * (n - 1)))
+    free = epsilon * (k - 1)
+    return float(special.fdtrc(free, free * (n - 1), between / within))
 
 
 def judge_exactly(criterion: Criterion, effects: Sequence[float]) -> Status:
@@ -302,15 +303,17 @@ def deciding_seeds(criterion: Criterion, found: Estimates, n: int, limit: int = 
 
 
 def _t_quantile(q: float, degrees: Array) -> Array:
-    from scipy import stats
+    from scipy import special
 
     values, places = np.unique(degrees, return_inverse=True)
-    return np.asarray(stats.t.ppf(q, values))[places].reshape(degrees.shape)
+    return np.asarray(special.stdtrit(values, q))[places].reshape(degrees.shape)
 
 
 def _fisher(base_failed: Array, other_failed: Array, n: int) -> Array:
     """Return the one-sided p of Fisher's exact test that the second of two arms of n runs fails
     more often."""
+    if not other_failed.any():
+        return np.ones(other_failed.shape)
     from scipy import stats
 
     runs = np.maximum(n, np.maximum(base_failed, other_failed))

@@ -26,7 +26,7 @@ from lrd.analysis.studies import CellSpec, FigureSpec, TableSpec
 from lrd.analysis.studies.find import find_study, tables_of
 from lrd.analysis.studies.read import Study
 from lrd.analysis.tables import table_parts
-from lrd.config.parallel import run_jobs
+from lrd.config.parallel import garbage_kept, run_jobs
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,7 @@ class Chapter:
         return [problem for study in self.studies for problem in study.problems]
 
 
+@garbage_kept()
 def build_page(
     names: Sequence[str], frames: RunFrames, out: Path, overrides: Sequence[str] = ()
 ) -> tuple[str, list[str]]:
@@ -109,11 +110,16 @@ def build_page(
     Raises:
         ValueError: in one line, if no table and no figure accepts ``overrides``.
     """
-    full = _build_chapter(names, RunVariant(), frames, overrides)
+    drafts = [_draft_chapter(names, RunVariant(), frames, overrides)]
+    variants = find_variants(names, frames, overrides)
+    drafts += [_draft_chapter(names, variant, frames, overrides) for variant in variants.shown]
+    jobs = {key: job for draft in drafts for key, job in draft.figure_jobs().items()}  # the longest
+    jobs |= {key: job for draft in drafts for key, job in draft.number_jobs(frames).items()}
+    done = run_jobs([partial(_attempt, job) for job in jobs.values()])
+    results = dict(zip(jobs, done, strict=True))
+    full, *others = (draft.finish(results) for draft in drafts)
     if all(section.error for section in full.sections):
         raise ValueError(full.sections[0].error)
-    variants = find_variants(names, frames, overrides)
-    others = [_build_chapter(names, variant, frames, overrides) for variant in variants.shown]
     others = [chapter for chapter in others if any(s.has_runs for s in chapter.studies)]
     problems = [("", full), *((f"{c.variant.where}: ", c) for c in others)]
     empty = [study.name for study in full.studies if not study.has_runs]
@@ -171,9 +177,9 @@ def _list_command(kind: Sequence[str], frames: RunFrames) -> str:
     return shlex.join(["python", "scripts/runs.py", *where, "state=finished", *filters])
 
 
-def _build_chapter(
+def _draft_chapter(
     names: Sequence[str], variant: RunVariant, frames: RunFrames, overrides: Sequence[str]
-) -> Chapter:
+) -> "_ChapterDraft":
     given = [*overrides, *variant.settings]
     studies: dict[str, tuple[Study, Sequence[str]]] = {}
     for name in variant.studies or names:
@@ -183,38 +189,61 @@ def _build_chapter(
             if not variant.settings:  # else this study's own settings are others
                 raise
     resolve_cells((cell, rest) for study, rest in studies.values() for cell in study.cells())
-    drafts: dict[str, list[list[_Draft]]] = {}
+    sections: dict[str, list[list[_Draft]]] = {}
     taken: Counter[str] = Counter()  # a table and a figure may have one name
     for name, (study, rest) in studies.items():
-        drafts[name] = [[], []]
-        for specs, found in zip((tables_of(study), study.figures), drafts[name], strict=True):
+        sections[name] = [[], []]
+        for specs, found in zip((tables_of(study), study.figures), sections[name], strict=True):
             for spec in specs.values():
                 taken[spec.name] += 1
                 number = f"--{taken[spec.name]}" if taken[spec.name] > 1 else ""
                 found += _drafts(spec, spec.name + number + variant.suffix, frames, rest)
-    jobs: list[tuple[Any, Callable[[], Any]]] = []  # figures take longest
-    for tables, figures in drafts.values():
-        jobs += [(draft.section.key, draft.build) for draft in (*figures, *tables) if draft.build]
-    for name, (study, rest) in studies.items():
-        for claim in study.claims:
-            one = replace(study, claims=(claim,))
-            jobs.append(((name, claim.name), partial(judge_claims, one, frames, rest)))
-    done = run_jobs([partial(_attempt, job) for _, job in jobs])
-    results = dict(zip((key for key, _ in jobs), done, strict=True))
-    parts = []
-    for name, (study, _) in studies.items():
-        tables, figures = ([draft.finish(results) for draft in each] for each in drafts[name])
-        judged = [results[name, claim.name] for claim in study.claims]
-        verdicts = [verdict for each in judged if isinstance(each, list) for verdict in each]
-        failed = dict.fromkeys(f"verdicts: {e}" for e in judged if isinstance(e, ValueError))
-        problems = [*failed, *(f"{s.name}: {s.error}" for s in (*tables, *figures) if s.error)]
-        if variant.settings and not any(s.n_filled for s in (*tables, *figures)):
-            problems = []  # not every study can have these settings
-        where = variant.where if variant.settings else ""
-        overview = build_overview(study, where, [*tables, *figures])
-        parts.append(StudyPart(name, verdicts, tables, figures, problems, overview))
     command = _page_command(variant.studies or names, frames, given)
-    return Chapter(variant, with_run_dir(frames.root, given), command, parts)
+    return _ChapterDraft(variant, with_run_dir(frames.root, given), command, studies, sections)
+
+
+@dataclass(frozen=True)
+class _ChapterDraft:
+    """A chapter before its contents: of each study the sections, those of tables first."""
+
+    variant: RunVariant
+    given: Sequence[str]
+    command: str
+    studies: Mapping[str, tuple[Study, Sequence[str]]]
+    sections: Mapping[str, Sequence[Sequence["_Draft"]]]
+
+    def figure_jobs(self) -> dict[Any, Callable[[], Any]]:
+        """Return what draws each figure."""
+        figures = [figure for _, figures in self.sections.values() for figure in figures]
+        return {each.section.key: each.build for each in figures if each.build}
+
+    def number_jobs(self, frames: RunFrames) -> dict[Any, Callable[[], Any]]:
+        """Return what makes each table and each verdict."""
+        tables = [table for tables, _ in self.sections.values() for table in tables]
+        jobs: dict[Any, Callable[[], Any]] = {}
+        jobs |= {each.section.key: each.build for each in tables if each.build}
+        for name, (study, rest) in self.studies.items():
+            for claim in study.claims:
+                one = replace(study, claims=(claim,))
+                key = self.variant.settings, name, claim.name
+                jobs[key] = partial(judge_claims, one, frames, rest)
+        return jobs
+
+    def finish(self, results: Mapping[Any, Any]) -> Chapter:
+        """Return the chapter with what the jobs returned or raised."""
+        parts, settings = [], self.variant.settings
+        for name, (study, _) in self.studies.items():
+            tables, figures = ([each.finish(results) for each in s] for s in self.sections[name])
+            judged = [results[settings, name, claim.name] for claim in study.claims]
+            verdicts = [verdict for each in judged if isinstance(each, list) for verdict in each]
+            failed = dict.fromkeys(f"verdicts: {e}" for e in judged if isinstance(e, ValueError))
+            problems = [*failed, *(f"{s.name}: {s.error}" for s in (*tables, *figures) if s.error)]
+            if settings and not any(s.n_filled for s in (*tables, *figures)):
+                problems = []  # not every study can have these settings
+            where = self.variant.where if settings else ""
+            overview = build_overview(study, where, [*tables, *figures])
+            parts.append(StudyPart(name, verdicts, tables, figures, problems, overview))
+        return Chapter(self.variant, self.given, self.command, parts)
 
 
 @dataclass(frozen=True)

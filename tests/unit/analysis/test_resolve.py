@@ -1,21 +1,30 @@
 """Configurations composed in parts are those that Hydra composes; sweeps are Hydra's."""
 
 from itertools import product
-from typing import Any
 
 import pytest
 
-from lrd.analysis.resolve import _recompose, expand_sweep, resolve, sweep_values
-from lrd.config.compose import compose, to_config
-from lrd.config.fingerprint import identity
+from lrd.analysis.resolve import expand_sweep, resolve, resolve_cells, sweep_values
+from lrd.analysis.studies import all_studies
+from lrd.config.compose import explain, load, to_config
+from lrd.config.schema import Config
 
 
-def both(overrides: list[str]) -> list[Any]:
-    """What comes of a command line by Hydra alone and here: an identity, or a mistake's line."""
-    found: list[Any] = []
-    for how in (compose, _recompose):
+def hydra_alone(overrides: list[str]) -> Config:
+    try:
+        composed = load(overrides)
+    except Exception as error:
+        raise ValueError(explain(error, overrides)) from error
+    return to_config(composed)
+
+
+def both(overrides: list[str]) -> list[str]:
+    """What comes of a command line by Hydra alone and here: a configuration with its types and its
+    order, or a mistake's line."""
+    found = []
+    for how in (hydra_alone, lambda words: resolve(words).config):
         try:
-            found.append(identity(to_config(how(overrides))))
+            found.append(repr(how(overrides)))
         except ValueError as error:
             found.append(str(error))
     return found
@@ -31,20 +40,47 @@ def both(overrides: list[str]) -> list[Any]:
         "+optim.amsgrad=true optim._target_=torch.optim.AdamW model.hidden=[7,8]",
         "train=fast train.epochs=5 seed=3",
         "optim.lr=${lrd.p}",
+        "train.weight_decay=0.1 optim.weight_decay=0.2",
+        "task=cifar10 train.weight_decay=0.1 seed=7",  # the optimizer refers to it
+        "dataset=folder dataset.path=/data/cats lrd.p=1",  # its name follows from its path
+        "optim=sgdm optim.momentum=null train.max_steps=3 run.keep=none lrd.rescale=true",
+        'lrd.p=1 lrd.schedule=linear lrd.p_end=0.5 run.name=3 data.root="~/a"',
     ],
 )
 def test_values_are_set_as_hydra_sets_them(overrides: str):
     alone, here = both(overrides.split())
-    assert isinstance(alone, dict) and here == alone
+    assert alone.startswith("Config(") and here == alone
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("changes", ["", "scale=0.1 seed=5", "train.epochs=3 lr_factor=0.5"])
+def test_every_configuration_of_the_studies_is_as_hydra_alone_makes_it(changes: str):
+    cells = [cell for study in all_studies() for cell in study.cells()]
+    resolve_cells((cell, changes.split()) for cell in cells)
+    for cell in dict.fromkeys(cells):
+        alone, here = both([f"+experiment={cell.experiment}", *cell.overrides, *changes.split()])
+        assert alone.startswith("Config(") and here == alone
 
 
 @pytest.mark.parametrize(
     "override",
-    ["lrd.p=abc", "lrd.p=2", "lrd.q=1", "optim.foo=1", "optim.lr=1,2", "lrd.p=", "optim=x", "a b"],
+    [
+        *("lrd.p=abc", "lrd.p=2", "lrd.q=1", "optim.foo=1", "optim.lr=1,2", "lrd.p=", "optim=x"),
+        *(
+            "a b",
+            "train.epochs=1.5",
+            "seed=true",
+            "run.name=null",
+            "lrd=1",
+            "optim=null",
+            "lrd.p.q=1",
+        ),
+        *("lrd.p_end=0.5", "train.accumulate=3", "optim.lr=???", "seed=-1", "scale=0", "optim=1"),
+    ],
 )
 def test_mistakes_are_told_as_ever(override: str):
     alone, here = both([override])
-    assert here == alone and (isinstance(alone, str) or override == "lrd.p=")
+    assert here == alone and not alone.startswith("Config(")
 
 
 def test_one_command_lines_values_do_not_leak_into_the_next():

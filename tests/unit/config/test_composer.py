@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra._internal import defaults_list
 from omegaconf import DictConfig, OmegaConf
 
 from lrd.analysis.resolve import list_experiments
@@ -74,7 +75,7 @@ def test_what_an_experiment_says_to_hydra():
     for experiment in list_experiments():
         _, launch = composer().compose([f"+experiment={experiment}"])
         expected = load([f"+experiment={experiment}"], return_hydra_config=True).hydra.sweeper
-        assert OmegaConf.select(launch, "sweeper.params") == expected.params
+        assert OmegaConf.create(launch).sweeper.params == expected.params
 
 
 def test_options_of_ones_own_are_read_anew(tmp_path: Path):
@@ -94,3 +95,38 @@ def test_options_of_ones_own_are_read_anew(tmp_path: Path):
 def test_what_is_for_run_py_is_refused(override: str):
     with pytest.raises(ValueError, match=r"for hydra\.compose"):
         composer().compose([override])
+
+
+@pytest.mark.parametrize(
+    "content, is_wrong",
+    [
+        ("model: {hidden: {a: 3}}", True),  # a dictionary over a list
+        ("optim: {lr: '???', betas: [0.5, 0.9]}", False),
+        ("optim: {weight_decay: {a: 1}}", False),  # over an interpolation
+        ("model: {hidden: null, own: {a: {b: [1, {c: 2}]}}}", False),
+        ("data: {root: '${run.dir}/data'}", False),
+        ("train: {epochs: abc}", True),
+        ("train: 3", True),
+        ("lrd: {p: null}", True),
+    ],
+)
+def test_files_of_ones_own_merge_as_hydra_merges_them(tmp_path: Path, content: str, is_wrong: bool):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "own.yaml").write_text(f"# @package _global_\n{content}\n")
+    overrides = ["+experiment=own", "train.epochs=2", "lrd.p=0.5"]
+    with use_config_dir(tmp_path):
+        if is_wrong:
+            with pytest.raises(Exception):  # noqa: B017 -- whatever Hydra raises
+                load(overrides)
+            with pytest.raises(ValueError):
+                compose(overrides)
+            return
+        expected, found = load(overrides), compose(overrides)
+    assert OmegaConf.to_yaml(found) == OmegaConf.to_yaml(expected)
+    assert types_of(found) == types_of(expected)
+
+
+def test_hydra_itself_is_as_it_was():
+    make = defaults_list._create_interpolation_map
+    composer().compose(["task=voc_seg"])
+    assert defaults_list._create_interpolation_map is make

@@ -1,5 +1,6 @@
 """Jobs on all cores."""
 
+import gc
 import os
 from collections.abc import Callable
 from functools import partial
@@ -29,3 +30,21 @@ def test_several_processes_work_where_there_are_cores(monkeypatch: pytest.Monkey
     monkeypatch.setattr(parallel, "_usable_cores", lambda: 2)
     unpicklable = lambda: os.getpid()  # noqa: E731
     assert os.getpid() not in parallel.run_jobs([unpicklable] * 4)
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_something_else_runs_meanwhile_in_this_process(monkeypatch: pytest.MonkeyPatch, cores: int):
+    monkeypatch.setattr(parallel, "_usable_cores", lambda: cores)
+    seen: list[int] = []
+    assert parallel.run_jobs([int, int], lambda: seen.append(os.getpid())) == [0, 0]
+    assert seen == [os.getpid()]
+
+
+def test_garbage_is_kept_meanwhile_alone():
+    assert gc.isenabled()
+    with parallel.garbage_kept():
+        assert not gc.isenabled()
+        with parallel.garbage_kept():
+            pass
+        assert not gc.isenabled()
+    assert gc.isenabled()
