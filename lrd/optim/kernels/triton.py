@@ -108,8 +108,12 @@ def restore(table, blocks, keys, high, WORD: tl.constexpr, WORDS: tl.constexpr,
     start, stop = bounds(start, stop, layout)
     start, stop = first + start - origin, first + stop - origin
     start, stop = origin + start - start % unit, origin + stop - stop % unit
-    dropped = (word < length) & (kept(index, start, stop, keys, high, last) == 0)
-    tl.store(new + word, tl.load(old + word, mask=dropped), mask=dropped)
+    stays = kept(index, start, stop, keys, high, last)
+    if begin + BLOCK <= length:  # without a mask, in vectors
+        tl.store(new + word, tl.where(stays, tl.load(new + word), tl.load(old + word)))
+    else:
+        dropped = (word < length) & (stays == 0)
+        tl.store(new + word, tl.load(old + word, mask=dropped), mask=dropped)
 '''
 
 
