@@ -38,6 +38,10 @@ COMPOSED = {
         "python run.py task=voc_det optim=adam lrd.p=0.5",
         "python run.py task=voc_seg model=pspnet18 dataset.sbd=false dataset.partial=true "
         "dataset.crop=97",
+        "python run.py -m task=voc_seg model=pspnet18 model.weights=none optim=sgdm lrd.p=1,0.5 "
+        "dataset.sbd=false dataset.partial=true dataset.crop=97 dataset.resolution=0.3 "
+        "train.batch_size=8 train.epochs=40 train.threads=1 eval.every=10 eval.pictures_every=0 "
+        "data.root=data data.workers=0 run.dir=results +cluster=local",
         "python run.py task=voc_det model=ssdlite320_mobilenet dataset.voc12=false "
         "dataset.partial=true",
         "python run.py task=voc_seg optim=sgdm +model.stem=deep model.weights=resnet50_v2.pth",
