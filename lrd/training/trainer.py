@@ -279,12 +279,10 @@ class Trainer:
                 self.model.train()
                 self._forward(self._regularized(part), full=2)
         except ValueError as error:
-            parts, fix = f" in {self.accumulate} parts", "change it, or train.accumulate"
-            if self.accumulate == 1:
-                parts, fix = "", "change it by one"
             raise ValueError(
-                "train.batch_size must leave no batch of one image for this network, whose batch "
-                f"norm needs two, got {self.batch_size}{parts}: {fix}"
+                "train.batch_size must leave no batch of one image, in train.accumulate parts, for "
+                f"this network, whose batch norm needs two, got {self.batch_size} in "
+                f"{self.accumulate}: change one of them"
             ) from error
         finally:
             for name, buffer in self.model.named_buffers():

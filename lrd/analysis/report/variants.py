@@ -125,16 +125,15 @@ def _collect(names: Sequence[str], overrides: Sequence[str], own: tuple[str, ...
     studies = {name: find_study(name, overrides) for name in names}
     resolve_cells((c, [*rest, *own]) for study, rest in studies.values() for c in study.cells())
     for name, (study, rest) in studies.items():
-        cells = [cell for table in tables_of(study).values() for cell in table.cells()]
-        curves = [curve for figure in study.figures.values() for curve in figure.curves()]
-        cells += [curve.cell for curve in curves]
+        shown = {cell for table in tables_of(study).values() for cell in table.cells()}
+        shown |= {c.cell for figure in study.figures.values() for c in figure.curves()}
         for cell in dict.fromkeys([*study.cells(), *_test_cells(study)]):
             try:
                 resolved = resolve_cell(cell, [*rest, *own])
             except ValueError:  # impossible under these settings; the section says why
                 continue
             found.marks.add(resolved.fingerprint)
-            if cell in cells:
+            if cell in shown:
                 found.cells[name, cell] = resolved.identity
     return found
 
