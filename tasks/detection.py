@@ -14,7 +14,8 @@ from tasks.image_task import ImageTask
 from tasks.metrics import AveragePrecision, RatioMetric
 from tasks.voc_boxes import Boxes, Objects
 
-MIN_PREVIEW_SCORE = 0.5  # of the detections that sample predictions show
+MIN_SHOWN_SCORE = 0.5  # of the detections that are drawn; where none has it,
+SHOWN_BELOW = 3  # the highest so many
 LOSS_NAMES = ("box_loss", "class_loss")
 
 
@@ -108,7 +109,7 @@ class Detection(ImageTask[Boxes]):
         return {**detected, "boxes": detected["boxes"] * scale}
 
     def visualize(self, model: nn.Module) -> dict[str, Tensor]:
-        """Draw images with their objects, next to detections with a score of at least 0.5."""
+        """Draw images with their objects, next to the detections that ``predict`` draws."""
         drawn = {}
         for entry in self.preview_samples():
             image, objects = self.data.read(entry)
@@ -122,30 +123,37 @@ class Detection(ImageTask[Boxes]):
 
     def predict(self, model: nn.Module, image: Tensor) -> Prediction:
         """Return all detections, those of the highest score first, and draw those with a score of
-        at least 0.5. Boxes are in pixels of the image: x1, y1, x2, y2."""
+        at least 0.5, or the highest three if none has it. Boxes are in pixels of the image: x1,
+        y1, x2, y2."""
         found = self._detect(model, image)
+        captions, boxes = self._captions(found), found["boxes"].tolist()
         names, scores = self._names(found["labels"]), found["scores"].tolist()
-        items = zip(names, scores, found["boxes"].tolist(), strict=True)
+        items = zip(names, scores, boxes, strict=True)
         objects = [{"label": n, "score": s, "box": box} for n, s, box in items]
-        objects.sort(key=lambda item: -item["score"])
-        shown = [o for o in objects if o["score"] >= MIN_PREVIEW_SCORE]
-        text = ", ".join(f"{o['label']} {o['score']:.2f}" for o in shown)
-        none = f"nothing with a score of {MIN_PREVIEW_SCORE} or more"
-        return Prediction(text or none, {"objects": objects}, {"boxes": self._draw(image, found)})
+        text = ", ".join(captions[: _count_shown(found["scores"])])
+        if not scores:
+            text = "nothing found"
+        elif scores[0] < MIN_SHOWN_SCORE:
+            text = f"nothing with a score of {MIN_SHOWN_SCORE} or more; highest: {text}"
+        return Prediction(text, {"objects": objects}, {"boxes": self._draw(image, found)})
 
     def _detect(self, model: nn.Module, image: Tensor) -> dict[str, Tensor]:
-        """Return the detections of an image, uint8 (3, h, w), in its pixels, on the CPU."""
+        """Return the detections of an image, uint8 (3, h, w), in its pixels, on the CPU, those of
+        the highest score first."""
         resized = self.to(augment_boxes.resize_image(image, self.size))
         (detected,) = model(augment.normalize(resized[None], self.mean, self.std))["detections"]
         found = self._rescale(detected, self.to(torch.tensor(image.shape[-2:])))
-        return {name: value.cpu() for name, value in found.items()}
+        order = found["scores"].argsort(descending=True, stable=True)
+        return {name: value[order].cpu() for name, value in found.items()}
 
     def _draw(self, image: Tensor, detected: dict[str, Tensor]) -> Tensor:
-        shown = detected["scores"] >= MIN_PREVIEW_SCORE
-        found = {name: value[shown] for name, value in detected.items()}
+        count = _count_shown(detected["scores"])
+        found = {name: value[:count] for name, value in detected.items()}
+        return visualize.draw_boxes(image, found["boxes"], found["labels"], self._captions(found))
+
+    def _captions(self, found: dict[str, Tensor]) -> list[str]:
         names, scores = self._names(found["labels"]), found["scores"].tolist()
-        captions = [f"{n} {s:.2f}" for n, s in zip(names, scores, strict=True)]
-        return visualize.draw_boxes(image, found["boxes"], found["labels"], captions)
+        return [f"{n} {s:.2f}" for n, s in zip(names, scores, strict=True)]
 
     def _names(self, labels: Tensor) -> list[str]:
         return [self.data.classes[int(label) - 1] for label in labels]
@@ -154,3 +162,8 @@ class Detection(ImageTask[Boxes]):
 def as_dict(objects: Objects) -> dict[str, Tensor]:
     """Return boxes, labels and difficult by name."""
     return {"boxes": objects.boxes, "labels": objects.labels, "difficult": objects.difficult}
+
+
+def _count_shown(scores: Tensor) -> int:
+    """Return how many of the detections are drawn; ``scores`` descend."""
+    return int((scores >= MIN_SHOWN_SCORE).sum()) or min(SHOWN_BELOW, len(scores))

@@ -42,6 +42,10 @@ COMPOSED = {
         "dataset.sbd=false dataset.partial=true dataset.crop=97 dataset.resolution=0.3 "
         "train.batch_size=8 train.epochs=40 train.threads=1 eval.every=10 eval.pictures_every=0 "
         "data.root=data data.workers=0 run.dir=results +cluster=local",
+        "python run.py -m task=voc_det model=ssdlite320_mobilenet model.weights=none optim=sgdm "
+        "optim.lr=0.01 +schedule.warmup=0.05 lrd.p=1,0.5 dataset.voc12=false dataset.partial=true "
+        "train.batch_size=8 train.epochs=16 train.threads=1 eval.every=8 eval.pictures_every=0 "
+        "data.root=data data.workers=0 run.dir=results run.keep=weights +cluster=local",
         "python run.py task=voc_det model=ssdlite320_mobilenet dataset.voc12=false "
         "dataset.partial=true",
         "python run.py task=voc_seg optim=sgdm +model.stem=deep model.weights=resnet50_v2.pth",

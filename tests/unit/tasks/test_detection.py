@@ -264,3 +264,29 @@ def test_eight_images_are_overfit(monkeypatch: pytest.MonkeyPatch):
     trainer.run()
     assert isinstance(trainer.model, SSDLite320MobileNet)
     assert trainer.evaluate()["test_map"] > 90
+
+
+@pytest.mark.parametrize(
+    ("scores", "text"),
+    [
+        ([0.2, 0.9, 0.5, 0.49], "square 0.90, square 0.50"),
+        (
+            [0.1, 0.3, 0.2, 0.4],
+            "nothing with a score of 0.5 or more; highest: square 0.40, square 0.30, square 0.20",
+        ),
+        ([], "nothing found"),
+    ],
+)
+def test_what_a_prediction_of_boxes_shows(scores: list[float], text: str):
+    """Detections of a score of at least 0.5, whatever their order; else the highest three."""
+
+    class Detector(nn.Module):
+        def forward(self, images: Tensor) -> dict[str, Any]:
+            boxes = torch.tensor([[0.0, 0.0, 100.0, 100.0]]).repeat(len(scores), 1)
+            labels = torch.full((len(scores),), 2)
+            return {
+                "detections": [{"boxes": boxes, "labels": labels, "scores": torch.tensor(scores)}]
+            }
+
+    found = task().predict(Detector(), torch.zeros(3, 60, 80, dtype=torch.uint8))
+    assert found.text == text

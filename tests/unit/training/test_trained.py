@@ -269,7 +269,7 @@ def test_predictions_of_pixels(cli):
         assert overlay.size == mask.shape[::-1] and overlay.mode == "RGB"
 
 
-def test_predictions_of_boxes(cli):
+def test_predictions_of_boxes(cli, capfd: pytest.CaptureFixture[str]):
     small = ("task=shapes_det", "model=ssdlite320_mobilenet", "train.max_steps=2")
     run = trained(cli, *small, "train.batch_size=4")
     wide = Image.fromarray(np.full((100, 200, 3), 90, np.uint8))
@@ -288,8 +288,14 @@ def test_predictions_of_boxes(cli):
     x1, y1, x2, y2 = np.array([o["box"] for o in objects]).T
     assert (0 <= x1).all() and (x1 < x2).all() and (x2 <= 200).all() and x2.max() > 100
     assert (0 <= y1).all() and (y1 < y2).all() and (y2 <= 100).all()
+    printed = capfd.readouterr().out
     with Image.open("predictions/wide_boxes.png") as drawn:
         assert drawn.size == (200, 100)
+        assert (np.array(drawn) != np.array(wide)).any(axis=2).sum() > 100  # boxes and captions
+    # A network of two steps is sure of nothing: its highest three are shown all the same.
+    assert objects[0]["score"] < 0.5
+    shown = ", ".join(f"{o['label']} {o['score']:.2f}" for o in objects[:3])
+    assert f"wide.png: nothing with a score of 0.5 or more; highest: {shown}\n" in printed
 
 
 def test_what_cannot_be_predicted_is_one_line(cli, digits: Run, capfd: pytest.CaptureFixture[str]):
