@@ -50,7 +50,7 @@ def test_idle_threads_sleep_unless_the_user_says_otherwise(tmp_path: Path, given
     run = [sys.executable, str(ROOT / "run.py")]
     # a sweep's workers without the user's word: tests/integration/test_local_launcher.py
     for more in ([], ["-m", "+cluster=local", "seed=1"])[: 2 if given else 1]:
-        command = [*run, *more, "train.max_steps=1", f"run.dir={tmp_path}"]
+        command = [*run, *more, "train.max_steps=1", "train.threads=1", f"run.dir={tmp_path}"]
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         assert done.returncode == 0
         shown = re.findall(r"OMP_WAIT_POLICY = '(\w+)'", done.stderr)

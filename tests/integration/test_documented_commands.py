@@ -60,8 +60,9 @@ COMPOSED = {
         "python run.py -m +experiment=table1_mnist",
     ],
     "nothing: sweeps of MNIST run in README, into results/ in the line before it": [
-        "python run.py -m +experiment=mnist10_p +cluster=local train.threads=1 run.dir=results "
-        "data.root=data run.keep=none",
+        f"python run.py -m +experiment={name} +cluster=local train.threads=1 run.dir=results "
+        "data.root=data run.keep=none"
+        for name in ("mnist10_p", "mnist10_arms")
     ],
     "several GPUs, and full data": [
         "torchrun --nproc_per_node=4 run.py task=cifar10 model=resnet34",
@@ -195,6 +196,8 @@ def test_a_documented_command_works(
     else:
         assert program == "python" and arguments[0].startswith("scripts/"), command
         module = import_module(arguments[0].removesuffix(".py").replace("/", "."))
+        if module.__name__ == "scripts.bench":
+            arguments.append("--quick")  # a benchmark of real size takes minutes
         monkeypatch.setattr(sys, "argv", arguments)
         assert module.main(arguments[1:]) == 0
 

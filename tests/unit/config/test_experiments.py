@@ -51,6 +51,7 @@ RUNS = {
     "mnist10_lr": 5 * 4 * 5,
     "cifar10_small": 5 * 2 * 3,
     "cifar10_small_decay": 2 * 2 * 3,
+    "shapes": 2 * 2 * 5,
 }
 BASE, LRD = "lrd.p=1", "lrd.p=0.5"
 OPTIMIZERS = ("sgdm", "rmsprop", "adam", "amsgrad", "radam")
@@ -162,6 +163,9 @@ def test_the_small_scale_changes_the_size_alone():
     for optim in ("radam", "rmsprop_authors"):
         found = mark("+experiment=cifar10_small_decay", f"optim={optim}", LRD)
         assert found == mark(*fifth, f"optim={optim}", LRD)
+    long = ("optim=adam", "train.epochs=40", "eval.every=5")
+    for task in ("task=shapes_seg", "task=shapes_det"):
+        assert mark("+experiment=shapes", task, LRD) == mark(task, *long, LRD)
 
 
 @pytest.mark.parametrize("optim, rate", [("sgdm", 0.1), ("adam", 0.001), ("radam", 0.03)])
