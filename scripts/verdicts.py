@@ -6,7 +6,7 @@
 
 NAME is a study (a file in study/) or one of its claims. Trains nothing. A claim is supported; its
 opposite is found; it has no effect of a size that counts; it is undecided; or there are not enough
-runs. --format markdown, latex or csv (one line a rule of a claim).
+runs. --format markdown, latex or csv (one line a comparison of a rule).
 """
 
 import sys

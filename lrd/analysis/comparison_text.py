@@ -1,7 +1,7 @@
 """What compare.py prints of pairs of arms: scores, convergence, power and equivalence."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -37,20 +37,32 @@ MAX_LISTED = 4  # comparisons, up to which they are named
 POINTS = {"%": "percentage points"}  # the unit of differences
 
 BOLD = "the better arm is bold where the 95 % interval excludes 0"
-# How the columns of score_table and level_table are shown: their head, and a row's text.
-EFFECT: dict[str, Callable[[Any], str]] = {
-    "n": lambda row: str(row.n),
-    "difference": lambda row: format_number(row.difference, "+z.3f"),
-    "95 % interval": lambda row: format_interval((row.low, row.high)),
-    "sd": lambda row: format_number(row.sd),
-    "p (t)": lambda row: "sd = 0" if row.sd == 0 else format_p(row.p_t),
-    "Holm": lambda row: format_p(row.p_t_holm),
-}
+DECIMALS = 3  # of scores and differences, at least
+MOST_DECIMALS = 7
 SIGN_FLIP: dict[str, Callable[[Any], str]] = {
     "p (sign flip)": lambda row: format_p(row.p_permutation),
     "smallest p": lambda row: format_number(row.smallest_p, ".2g"),
     "Holm ": lambda row: format_p(row.p_permutation_holm),
 }
+
+
+def _effect_columns(decimals: int) -> dict[str, Callable[[Any], str]]:
+    """Return how columns of score_table and level_table are shown: their head, and a row's text."""
+    signed, plain = f"+z.{decimals}f", f"z.{decimals}f"
+    return {
+        "n": lambda row: str(row.n),
+        "difference": lambda row: format_number(row.difference, signed),
+        "95 % interval": lambda row: format_interval((row.low, row.high), signed),
+        "sd": lambda row: format_number(row.sd, plain),
+        "p (t)": lambda row: "sd = 0" if row.sd == 0 else format_p(row.p_t),
+        "Holm": lambda row: format_p(row.p_t_holm),
+    }
+
+
+def _count_decimals(spreads: Iterable[float]) -> int:
+    """Return the decimals that show two digits of the smallest standard deviation above 0."""
+    smallest = min((spread for spread in spreads if spread > 0), default=1.0)
+    return min(max(DECIMALS, 1 - math.floor(math.log10(smallest))), MOST_DECIMALS)
 
 
 def _frame_rows(
@@ -180,40 +192,44 @@ def _scores(table: Comparisons, arms: tuple[str, str]) -> TextTable:
     """Return the final scores: each configuration, and all of them. The better arm is bold where
     the interval excludes 0."""
     names = (f"{c.score.name} {c.score.unit}".strip() for c in table.values() if c.n)
+    frame = score_table(table)
+    decimals = _count_decimals(frame["sd"])
     means: dict[str, Callable[[Any], str]] = {
-        arms[0]: lambda row: format_number(row.base),
-        arms[1]: lambda row: format_number(row.other),
+        arms[0]: lambda row: format_number(row.base, f"z.{decimals}f"),
+        arms[1]: lambda row: format_number(row.other, f"z.{decimals}f"),
     }
-    columns = {"n": EFFECT["n"], **means, **EFFECT}
+    effect = _effect_columns(decimals)
+    columns = {"n": effect["n"], **means, **effect}
     if any(found.n >= FEW for found in table.values()):
         columns |= SIGN_FLIP
     title = f"Score at the final epoch ({', '.join(dict.fromkeys(names))})"
-    head, rows = _frame_rows(score_table(table), columns)
+    head, rows = _frame_rows(frame, columns)
     for row, found in zip(rows, table.values(), strict=True):
         if found.better is not None:
             row[2 + found.better] = Bold(row[2 + found.better])
     everything = pool_comparisons(list(table.values()))
     foot = [f"not pooled: {why_not_pooled(list(table.values()))}"]
     if everything is not None:
-        foot = _pooled_lines(everything)
+        foot = _pooled_lines(everything, decimals)
     note = BOLD if any(found.better is not None for found in table.values()) else ""
     return TextTable(title, note, head, 1, rows, 0, foot)
 
 
-def _pooled_lines(found: Pooled) -> list[str]:
+def _pooled_lines(found: Pooled, decimals: int) -> list[str]:
     """Return the pooled estimate in a sentence; none for one configuration."""
     if found.cells < 2 or not found.by_cell.n:
         return []
-    effect = found.effect
+    effect, form = found.effect, f"+z.{decimals}f"
     of = f"{found.by_cell.n} of {found.cells}" if found.by_cell.n < found.cells else found.cells
     p = "sd = 0" if effect.sd == 0 else format_p(effect.p_t)
     flips = f", p (sign flip) {format_p(effect.p_permutation)}" if effect.n >= FEW else ""
+    interval = format_interval(effect.interval, form)
     return [
         f"mean of {of} configurations, n = {effect.n} seeds: "
-        f"{format_number(effect.mean, '+z.3f')}, 95 % interval {format_interval(effect.interval)}, "
+        f"{format_number(effect.mean, form)}, 95 % interval {interval}, "
         f"p (t) {p}{flips}",
         "  95 % interval for new seeds and new configurations (mixed effects): "
-        f"{format_interval(found.mixed_effects_interval)}",
+        f"{format_interval(found.mixed_effects_interval, form)}",
     ]
 
 
@@ -265,8 +281,10 @@ def _levels(key: str, table: Comparisons) -> TextTable:
     title = f"Mean of {key} over the epochs (the area under its curve, per epoch)"
     compared = list(table.values())
     levels = [] if why_not_pooled(compared) else [c.level_differences(key) for c in compared]
-    head, rows = _frame_rows(level_table(key, table), EFFECT)
-    return TextTable(title, "", head, 1, rows, 0, _pooled_lines(pool(levels)))
+    frame = level_table(key, table)
+    decimals = _count_decimals(frame["sd"])
+    head, rows = _frame_rows(frame, _effect_columns(decimals))
+    return TextTable(title, "", head, 1, rows, 0, _pooled_lines(pool(levels), decimals))
 
 
 def _sample_sizes(table: Comparisons, gap: float | None) -> TextTable:

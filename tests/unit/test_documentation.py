@@ -2,6 +2,7 @@
 
 import ast
 import re
+import shlex
 from importlib import import_module
 from pathlib import Path
 
@@ -45,3 +46,22 @@ def test_readme_is_short_and_links_to_every_page():
     assert len(text.splitlines()) < 150
     pages = {f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")}
     assert pages - set(re.findall(r"\]\(([^)#]+)\)", text)) == set()
+
+
+OUTPUT = re.compile(r"<!-- output of: (.+?) -->\n(.*?)<!-- end of output -->", re.DOTALL)
+OUTPUTS = [
+    pytest.param(command, text, id=f"{page.name}: {command}")
+    for page in PAGES
+    for command, text in OUTPUT.findall(page.read_text())
+]
+
+
+@pytest.mark.parametrize(("command", "text"), OUTPUTS)
+def test_numbers_are_what_the_command_prints_from_the_published_runs(
+    command: str, text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    _, script, *arguments = shlex.split(command)
+    monkeypatch.chdir(ROOT)
+    module = import_module(script.removesuffix(".py").replace("/", "."))
+    assert module.main(arguments) == 0
+    assert capsys.readouterr().out.strip() == text.strip()

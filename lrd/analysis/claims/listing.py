@@ -36,7 +36,8 @@ def count_verdicts(verdicts: Sequence[Verdict]) -> str:
 
 
 def verdicts_report(verdicts: Sequence[Verdict], given: Sequence[str] = ()) -> Report:
-    """Return the verdicts of claims, under settings that are ``given``; a row a rule of a claim."""
+    """Return the verdicts of claims, under settings that are ``given``; in the frame
+    a row for each comparison of a rule."""
     blocks: list[ReportBlock] = [f"[{' '.join(given)}]"] if given else []
     items = []
     for verdict in verdicts:
@@ -48,38 +49,38 @@ def verdicts_report(verdicts: Sequence[Verdict], given: Sequence[str] = ()) -> R
 
 
 def verdicts_frame(verdicts: Sequence[Verdict]) -> pd.DataFrame:
-    """Return a row a rule of a claim: its status and the estimate that decides it.
-
-    ``comparison`` says of which of the ``comparisons`` the estimate is, with its n and 95 %
-    interval; ``supported`` counts those that are supported individually.
+    """Return a row for each comparison of a rule, with n, 95 % interval and its own status, and one
+    for the mean over several. ``decides`` marks the row that decides the rule; a rule without
+    comparisons has a row all the same.
     """
     rows = []
     for verdict in verdicts:
-        for part in verdict.parts:
-            one = part.deciding
-            statuses = [each.status for each in part.comparisons]
-            rows.append(
-                {
-                    "claim": verdict.name,
-                    "says": verdict.claim.says,
-                    "claim_status": verdict.status,
-                    "rule": str(part.rule),
-                    "status": part.status,
-                    "planned_n": part.rule.n,
-                    "comparisons": len(statuses),
-                    "supported": statuses.count("supported"),
-                    "comparison": one and one.label,
-                    "n": one and one.n,
-                    "mean": one and one.mean,
-                    "low": one and one.low,
-                    "high": one and one.high,
-                    "unit": part.unit,
-                    "p_heterogeneity": part.heterogeneity,
-                    "failed_base": part.failed[0],
-                    "failed_other": part.failed[1],
-                    "n_that_would_decide": part.more,
-                    "published": part.printed,
-                    "extension": part.extension,
-                }
-            )
+        for number, part in enumerate(verdict.parts, 1):
+            shown = [*part.comparisons, *([part.mean] if part.mean else [])]
+            for one in shown or [None]:
+                rows.append(
+                    {
+                        "claim": verdict.name,
+                        "says": verdict.claim.says,
+                        "claim_status": verdict.status,
+                        "part": number,
+                        "rule": str(part.rule),
+                        "rule_status": part.status,
+                        "planned_n": part.rule.n,
+                        "comparison": one and one.label,
+                        "status": one and one.status,
+                        "decides": one is not None and one is part.deciding,
+                        "n": one and one.n,
+                        "mean": one and one.mean,
+                        "low": one and one.low,
+                        "high": one and one.high,
+                        "unit": part.unit,
+                        "failed_base": one and one.failed[0],
+                        "failed_other": one and one.failed[1],
+                        "p_heterogeneity": part.heterogeneity,
+                        "n_that_would_decide": part.more,
+                        "published": part.printed,
+                        "extension": part.extension,
+                    }
+                )
     return pd.DataFrame(rows, dtype=object)

@@ -1,5 +1,6 @@
 """Claims of a study file as dataclasses: their rules, measures and pairs of configurations."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -73,6 +74,10 @@ class Measure:
     @property
     def unit(self) -> str:
         return MEASURES[self.name][1]
+
+    def in_unit(self, difference: float) -> float:
+        """Return a difference of two runs in ``unit``: that of ``time`` is 100 times a log."""
+        return 100 * math.expm1(difference / 100) if self.name == "time" else difference
 
     @property
     def is_less_better(self) -> bool:

@@ -300,11 +300,11 @@ def _result(
         place = Estimates(*(part[i] for part in vars(decision.cells).values()))
         status = STATUSES[int(decision.each[i])]
         failed = failures[0][i], failures[1][i]
-        made.append(_comparison(label, int(counts[i]), place, status, failed))
+        made.append(_comparison(rule, label, int(counts[i]), place, status, failed))
     status, together = STATUSES[int(decision.status)], None
     if len(labels) > 1:
         n = int(known.all(0).sum())
-        together = _comparison("mean", n, decision.mean, status, (0, 0))
+        together = _comparison(rule, "mean", n, decision.mean, status, (0, 0))
     result = RuleResult(
         rule,
         tuple(made),
@@ -331,12 +331,13 @@ def _spread_ratio(differences: Array) -> float | None:
 
 
 def _comparison(
-    label: str, n: int, found: Estimates, status: Status, failed: tuple[int, int]
+    rule: Rule, label: str, n: int, found: Estimates, status: Status, failed: tuple[int, int]
 ) -> RuleComparison:
+    """Return an estimate in the unit of its measure."""
     if not n:
         return RuleComparison(label, n, None, None, None, status, failed)
-    mean = float(found.mean)
+    mean = rule.measure.in_unit(float(found.mean))
     if not np.isfinite(found.error):
         return RuleComparison(label, n, mean, None, None, status, failed)
-    low, high = (float(end) for end in found.bounds(ALPHA))
+    low, high = (rule.measure.in_unit(float(end)) for end in found.bounds(ALPHA))
     return RuleComparison(label, n, mean, low, high, status, failed)

@@ -32,6 +32,7 @@ from lrd.analysis.studies import all_studies
 
 CLAIMS = [claim for study in all_studies() for claim in study.claims]
 RULES = [pytest.param(r, id=f"{c.name}.{i}") for c in CLAIMS for i, r in enumerate(c.rules)]
+PLANNED = [rule for rule in RULES if str(rule.id)[0] != "S"]  # small_scale says that its n are less
 SIZES = (3, 5, 10)
 TRIALS = [2000, pytest.param(20_000, marks=pytest.mark.exhaustive)]
 SMALL = "no effect of a size that counts"
@@ -335,7 +336,7 @@ def test_identical_arms_are_not_found_opposite(rule: Rule, n: int, trials: int):
 
 
 @pytest.mark.parametrize("trials", TRIALS)
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", PLANNED)
 def test_the_planned_seeds_support_what_the_paper_prints(rule: Rule, trials: int):
     effects = planned_effects(rule, printed_values(all_studies()))
     found = status_shares(rule.criterion, effects, rule.sd, rule.n, trials)

@@ -7,8 +7,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from scipy import stats
 
 from lrd.analysis.claims.listing import count_verdicts
 from lrd.analysis.claims.printed import (
@@ -355,3 +357,25 @@ def test_a_file_that_is_no_study_is_one_line(tmp_path: Path, text: str):
 def test_every_measure_has_a_text():
     for name, (_, _, count) in MEASURES.items():
         assert "a b" in str(Measure(name, ("a_b",) * count))
+
+
+def test_times_are_printed_as_percentages(tmp_path: Path):
+    """Epochs 2, 4 and 3 without, 4, 8 and 6 with: twice as long, +100 %, and no 100 log 2 = 69.3.
+    The fourth pair, 3 and 6.2, gives a spread."""
+    for seed, (base, other) in enumerate([(2, 4), (4, 8), (3, 6), (3, 6.2)]):
+        for p, end in ((1, base), (0.5, other)):
+            lines = [
+                {**line, "train_loss": end / e} for e, line in enumerate(accuracies(*[9] * 8), 1)
+            ]
+            run(tmp_path, lines, "optim=adam", f"lrd.p={p}", f"seed={seed}")
+    measure = {"time": "train_loss", "until": 1, "marks": {"quickstart": [1.0]}}
+    verdict = judge(tmp_path, ADAM | {"measure": measure, "must": "fall", "n": 3})
+    assert "+100 (no interval) %, n = 3" in verdict.explanation
+    verdict = judge(tmp_path, ADAM | {"measure": measure, "must": "fall", "n": 4})
+    logs = np.log([2.0, 2.0, 2.0, 2.0])
+    # between epochs 6 and 7 the loss is interpolated: 6.2 / 6 and 6.2 / 7 around 1
+    share = (6.2 / 6 - 1) / (6.2 / 6 - 6.2 / 7)
+    logs[3] = np.log((6 + share) / 3)
+    low, high = stats.t.interval(0.95, 3, logs.mean(), stats.sem(logs))
+    shown = [f"{100 * (np.exp(x) - 1):+.3g}" for x in (logs.mean(), low, high)]
+    assert f"{shown[0]} ({shown[1]} to {shown[2]}) %, n = 4" in verdict.explanation

@@ -109,6 +109,16 @@ def test_convergence_by_cell_and_over_cells(root: Path, capsys):
     assert "Mean of train_loss" in loss and "Mean of test_accuracy" in score
 
 
+def test_small_differences_keep_their_digits_and_sign(tmp_path: Path, capsys):
+    """+0.0002, -0.0001 and +0.0003: mean 0.00013, deviation 0.00021, t interval of 0.00052."""
+    runs(tmp_path, "sgdm", 1, [(95.0,), (95.0,), (95.0,)])
+    runs(tmp_path, "sgdm", 0.5, [(95.0002,), (94.9999,), (95.0003,)])
+    scores = sections(show(capsys, tmp_path, "quickstart", "optim=sgdm")[0])[1]
+    assert row(scores, "digits, FCNet, SGDM")[1:8] == [
+        *("95.00000", "95.00013", "+0.00013", "-0.00038", "to", "+0.00065", "0.00021"),
+    ]
+
+
 def test_seeds_that_a_gap_would_take(root: Path, capsys):
     out, _ = show(capsys, root, *PAIR)
     plan = sections(out)[-1]
