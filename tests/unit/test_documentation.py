@@ -65,3 +65,9 @@ def test_numbers_are_what_the_command_prints_from_the_published_runs(
     module = import_module(script.removesuffix(".py").replace("/", "."))
     assert module.main(arguments) == 0
     assert capsys.readouterr().out.strip() == text.strip()
+
+
+def test_differences_in_readme_are_among_those_of_the_commands():
+    outputs = " ".join(text for _, text in OUTPUT.findall("".join(p.read_text() for p in PAGES)))
+    found = re.findall(r"[+-]\d+\.\d+ ± \d+\.\d+", (ROOT / "README.md").read_text())
+    assert found and [each for each in found if each not in outputs] == []

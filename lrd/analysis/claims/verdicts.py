@@ -314,9 +314,9 @@ def _result(
         _spread_ratio(differences) if rule.criterion.together == "ordered" else None,
         printed,
     )
-    if status != "undecided" or result.deciding is None:
-        return result
     one = result.deciding
+    if status != "undecided" or one is None or one.status == "supported":  # runs that failed
+        return result
     estimate = decision.mean
     if one is not together:
         at = made.index(one)

@@ -79,7 +79,7 @@ def draw_figure(
 
 
 def draw_curves(figure: FigureSpec, found: CellCurves, overrides: Sequence[str] = ()) -> Drawing:
-    """Draw learning curves; the legend names curves without runs as missing."""
+    """Draw learning curves; the legend names curves without a finished run."""
     panels = []
     with figure_style():
         sheet = Figure(layout="constrained")
@@ -163,7 +163,7 @@ def _legend_entries(figure: FigureSpec, group: GroupSpec, found: CellCurves) -> 
     for curve in group.curves:
         metrics = found[curve.cell]
         n = metrics[figure.panels[0].key].n if metrics else 0
-        label = f"{curve.label} (n = {n})" if n else f"missing: {curve.label}"
+        label = f"{curve.label} (n = {n})" if n else f"no finished run: {curve.label}"
         lines.append(Line2D([], [], label=label, **curve_style(curve)))
         if name := next((p.final_label for p in figure.panels if metrics.get(p.final)), None):
             label = f"{curve.label}, {name} (n = {n})"

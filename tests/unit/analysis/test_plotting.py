@@ -104,7 +104,7 @@ def test_a_line_is_its_seeds_mean_and_the_band_its_t_interval(tmp_path: Path, di
         ys = {round(float(y), 9) for x, y in np.asarray(path.vertices) if x == epoch}
         mean = statistics.fmean(values)
         assert ys == {round(mean - half, 9), round(mean + half, 9)}
-    assert legend(drawn) == ["missing: Adam", "Adam, LRD p = 0.5 (n = 3)"]
+    assert legend(drawn) == ["no finished run: Adam", "Adam, LRD p = 0.5 (n = 3)"]
     assert (left.get_ylabel(), left.get_xlabel()) == ("Mean IoU (%)", "Epoch")
     assert right.get_ylabel() == "Pixel accuracy (%)"
 
@@ -219,8 +219,8 @@ def test_an_optimizers_runs_are_drawn_in_its_column_alone(tmp_path: Path, capsys
     ]
     for axis in columns[:4].flat:
         assert not lines(axis, "-") and "no runs yet" in texts(axis)
-    assert legend(drawn, 0) == ["missing: without LRD", "missing: LRD p = 0.5"]
-    assert legend(drawn, 4) == ["missing: without LRD", "LRD p = 0.5 (n = 2)"]
+    assert legend(drawn, 0) == ["no finished run: without LRD", "no finished run: LRD p = 0.5"]
+    assert legend(drawn, 4) == ["no finished run: without LRD", "LRD p = 0.5 (n = 2)"]
     ticks = columns[4, 2].get_xticks().tolist()
     assert ticks == [1, 2, 3]
     out, err = run(capsys, "figure5", "train.epochs=3", "--runs", str(tmp_path))
@@ -266,7 +266,7 @@ def test_figures_of_variants_have_a_row_for_each_optimizer(name: str):
     assert {curve.cell.experiment for curve in what.curves()} == {experiment}
     rows = np.reshape(np.array(panels_of(drawn)), (len(what.groups), 3))
     for place, row in enumerate(rows):
-        assert legend(drawn, place) == [f"missing: {label}" for label in labels]
+        assert legend(drawn, place) == [f"no finished run: {label}" for label in labels]
         assert [axis.get_ylabel() for axis in row] == [
             "Training loss",
             "Training accuracy (%)",
@@ -353,8 +353,8 @@ def test_an_arm_is_drawn_from_the_runs_of_its_configuration(tmp_path: Path, caps
     what = FIGURES["figure11"]
     drawn = draw(what, tmp_path, "train.epochs=3")
     (*_, adam), (loss, train, test) = np.reshape(np.array(panels_of(drawn)), (2, 3))
-    assert legend(drawn, 0) == [f"missing: {label}" for label in VARIANTS["figure11"][1]]
-    assert [label for label in legend(drawn, 1) if "missing" not in label] == [
+    assert legend(drawn, 0) == [f"no finished run: {label}" for label in VARIANTS["figure11"][1]]
+    assert [label for label in legend(drawn, 1) if "no finished" not in label] == [
         "NL (n = 3)",
         "LRD and SD (n = 1)",
     ]

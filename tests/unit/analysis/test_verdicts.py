@@ -379,3 +379,13 @@ def test_times_are_printed_as_percentages(tmp_path: Path):
     low, high = stats.t.interval(0.95, 3, logs.mean(), stats.sem(logs))
     shown = [f"{100 * (np.exp(x) - 1):+.3g}" for x in (logs.mean(), low, high)]
     assert f"{shown[0]} ({shown[1]} to {shown[2]}) %, n = 4" in verdict.explanation
+
+
+def test_more_seeds_are_not_asked_for_where_runs_failed(tmp_path: Path):
+    fill(tmp_path, "adam", 1.0)
+    for p in (1, 0.5):
+        fail(tmp_path, "sgdm", p, range(3))
+    verdict = judge(tmp_path, {"together": "each"})
+    assert verdict.status == "undecided" and "failed runs: 3, of the base 3" in verdict.explanation
+    assert "1 of 2 supported individually" in verdict.explanation
+    assert "would decide" not in verdict.explanation
