@@ -88,7 +88,7 @@ def test_every_experiment_builds(name: str):
     """Its first cell and its last; that every cell composes is tests/test_experiments.py's."""
     first, *_, last = expand_sweep(name, ["seed=0"])
     parts(*first)
-    if not name.startswith(("figure4", "figure8", "figure9", "ssd_120k", "smoke", "all")):
+    if not name.startswith(("figure4", "figure8", "figure9", "shapes", "ssd_120k", "smoke")):
         last = (*last, "dataset=digits", "model=fcnet")  # the network itself is built once
     parts(*last)
 
