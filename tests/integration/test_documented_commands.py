@@ -62,7 +62,7 @@ COMPOSED = {
     "nothing: sweeps of MNIST run in README, into results/ in the line before it": [
         f"python run.py -m +experiment={name} +cluster=local train.threads=1 run.dir=results "
         "data.root=data run.keep=none"
-        for name in ("mnist10_p", "mnist10_arms", "mnist10_sd")
+        for name in ("mnist10_p", "mnist10_arms", "mnist10_sd", "mnist10_lr")
     ],
     "several GPUs, and full data": [
         "torchrun --nproc_per_node=4 run.py task=cifar10 model=resnet34",
