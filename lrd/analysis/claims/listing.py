@@ -36,8 +36,7 @@ def count_verdicts(verdicts: Sequence[Verdict]) -> str:
 
 
 def verdicts_report(verdicts: Sequence[Verdict], given: Sequence[str] = ()) -> Report:
-    """Return the verdicts of claims, under settings that are ``given``; in the frame
-    a row for each comparison of a rule."""
+    """Return the verdicts of claims, under settings that are ``given``."""
     blocks: list[ReportBlock] = [f"[{' '.join(given)}]"] if given else []
     items = []
     for verdict in verdicts:

@@ -372,10 +372,9 @@ def test_times_are_printed_as_percentages(tmp_path: Path):
     verdict = judge(tmp_path, ADAM | {"measure": measure, "must": "fall", "n": 3})
     assert "+100 (no interval) %, n = 3" in verdict.explanation
     verdict = judge(tmp_path, ADAM | {"measure": measure, "must": "fall", "n": 4})
-    logs = np.log([2.0, 2.0, 2.0, 2.0])
     # between epochs 6 and 7 the loss is interpolated: 6.2 / 6 and 6.2 / 7 around 1
     share = (6.2 / 6 - 1) / (6.2 / 6 - 6.2 / 7)
-    logs[3] = np.log((6 + share) / 3)
+    logs = np.log([2, 2, 2, (6 + share) / 3])
     low, high = stats.t.interval(0.95, 3, logs.mean(), stats.sem(logs))
     shown = [f"{100 * (np.exp(x) - 1):+.3g}" for x in (logs.mean(), low, high)]
     assert f"{shown[0]} ({shown[1]} to {shown[2]}) %, n = 4" in verdict.explanation
