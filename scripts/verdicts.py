@@ -1,4 +1,4 @@
-"""Judge the claims of a study from the runs, by rules that were written before them.
+"""Judge the claims of a study from the runs, by the rules of its file.
 
     python scripts/verdicts.py                    the claims of lrd_paper
     python scripts/verdicts.py C9                 one of them

@@ -33,9 +33,7 @@ from lrd.analysis.studies.find import find_study
 
 CLAIMS = [claim for study in all_studies() for claim in study.claims]
 RULES = [pytest.param(r, id=f"{c.name}.{i}") for c in CLAIMS for i, r in enumerate(c.rules)]
-PAPER = {
-    claim.name for claim in find_study("lrd_paper")[0].claims
-}  # others say that their n are less
+PAPER = {claim.name for claim in find_study("lrd_paper")[0].claims}  # other studies have less n
 PLANNED = [rule for rule in RULES if str(rule.id).partition(".")[0] in PAPER]
 SIZES = (3, 5, 10)
 TRIALS = [2000, pytest.param(20_000, marks=pytest.mark.exhaustive)]
